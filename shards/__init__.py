@@ -1,1 +1,85 @@
+"""The dataset on disk: groups of images in tar shards, with a manifest that pins every choice.
 
+    import shards
+
+    shards.info("datasets/demo")
+    images, labels = shards.GroupDataset("datasets/demo", n=1000).batch(range(64))
+
+Names are imported when first used. Nothing here knows a model, and nothing imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shards.codec import decode_image, default_subsampling, encode_image
+    from shards.console import DamageError
+    from shards.dataset import Group, GroupDataset
+    from shards.folder import finish_dataset, lock_dataset
+    from shards.manifest import Manifest, Recipe, RenderSettings, ShardRecord, load_manifest
+    from shards.markers import Marker, completed_shards, scan_markers
+    from shards.sheet import preview
+    from shards.stream import stream_groups
+    from shards.summary import info
+    from shards.verification import verify
+    from shards.writer import ShardWriter
+
+_MODULES = {
+    "DamageError": "console",
+    "Group": "dataset",
+    "GroupDataset": "dataset",
+    "Manifest": "manifest",
+    "Marker": "markers",
+    "Recipe": "manifest",
+    "RenderSettings": "manifest",
+    "ShardRecord": "manifest",
+    "ShardWriter": "writer",
+    "completed_shards": "markers",
+    "decode_image": "codec",
+    "default_subsampling": "codec",
+    "encode_image": "codec",
+    "finish_dataset": "folder",
+    "info": "summary",
+    "load_manifest": "manifest",
+    "lock_dataset": "folder",
+    "preview": "sheet",
+    "scan_markers": "markers",
+    "stream_groups": "stream",
+    "verify": "verification",
+}
+
+__all__ = [
+    "DamageError",
+    "Group",
+    "GroupDataset",
+    "Manifest",
+    "Marker",
+    "Recipe",
+    "RenderSettings",
+    "ShardRecord",
+    "ShardWriter",
+    "completed_shards",
+    "decode_image",
+    "default_subsampling",
+    "encode_image",
+    "finish_dataset",
+    "info",
+    "load_manifest",
+    "lock_dataset",
+    "preview",
+    "scan_markers",
+    "stream_groups",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'shards' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"shards.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,66 @@
+"""Files that are published whole or not at all.
+
+A file is written under a temporary name in the folder where it will live, flushed to the disk, and renamed. Whatever
+kills the process leaves at most a name that begins with "." and ends with ".tmp", which no reader takes for data.
+
+    write_atomically(folder / "manifest.json", b"...")
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def temporary_path(path: Path) -> Path:
+    """The name beside `path` under which this process writes it."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a whole file: whoever opens `path`, at any time, finds the old bytes or the new ones.
+
+    Raises:
+        OSError: with the file's name, whatever the system call.
+    """
+    temporary = temporary_path(path)
+    try:
+        with naming(path), open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Waits until the folder's names would survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_temporary_files(folder: Path) -> int:
+    """Removes what killed processes left in `folder`, and says how many files; only for who holds the folder's lock."""
+    stale = [path for path in folder.glob(".*.tmp") if path.is_file()]
+    for path in stale:
+        path.unlink(missing_ok=True)
+    return len(stale)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Gives an OSError the file's name where the system call did not: a full disk says "no space", not where."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise

@@ -1,0 +1,269 @@
+"""Random access to the groups of a finished dataset, straight from its tars.
+
+    dataset = GroupDataset("datasets/demo", n=1000)
+    images, labels = dataset.batch([5, 3, 999])      # uint8 [3, K, H, W, 3], int64 [3]
+
+The tars are mapped into memory when first touched; nothing is extracted. A dataset may be read from several threads at
+once, and copied into worker processes by fork or pickle.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import mmap
+import resource
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from shards.canonical import JSON
+from shards.codec import decode_into
+from shards.console import DamageError
+from shards.manifest import ShardRecord, group_key, load_manifest, member_names
+from shards.markers import index_path, tar_path
+from shards.tar import load_index
+
+_SPARE_FILES = 256  # file descriptors left to the rest of the process
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """One anchor and its views, decoded."""
+
+    index: int
+    label: int
+    """Class id; -1 without classes."""
+    class_name: str
+    images: np.ndarray
+    """uint8 [K, height, width, 3]: the anchor, then the views."""
+    views: Sequence[Mapping[str, JSON]]
+    """Policy and parameters of every view."""
+
+
+class _OpenShard:
+    """A mapped tar and its offsets; the mapping goes when the last reader lets go of it."""
+
+    def __init__(self, directory: Path, record: ShardRecord, num_members: int) -> None:
+        path = tar_path(directory, record.index)
+        try:
+            with open(path, "rb") as file:
+                self.data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except FileNotFoundError as error:
+            raise _damage(directory, f"{path} is missing") from error
+        except ValueError as error:
+            raise _damage(directory, f"{path} is empty") from error
+        if len(self.data) < record.bytes:  # longer is fine: a growing dataset keeps what it held in its place
+            raise _damage(directory, f"{path} is truncated: {len(self.data)} bytes of {record.bytes}")
+        try:
+            self.index = load_index(index_path(directory, record.index), count=record.count, num_members=num_members)
+        except DamageError as error:
+            raise _damage(directory, str(error)) from error
+
+
+class GroupDataset:
+    """The first n groups of a dataset, by index.
+
+    Construction reads the manifest only; shards are opened when first touched.
+
+    Args:
+        n: length of the prefix; the whole dataset when None.
+
+    Raises:
+        ValueError: the folder holds no finished dataset, or fewer than n groups.
+        DamageError: the manifest is not as it was written.
+    """
+
+    def __init__(self, directory: str | Path, *, n: int | None = None) -> None:
+        self.directory = Path(directory)
+        self.manifest = load_manifest(self.directory)
+        held = self.manifest.num_groups
+        if n is not None and n < 1:
+            raise ValueError(f"--n {n}: ask for at least one group")
+        if n is not None and n > held:
+            raise ValueError(f"--n {n}: {self.directory} holds {held} groups; render more or ask for fewer")
+        self._length = held if n is None else n
+        self._members = member_names(self.manifest.recipe)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._lock = threading.Lock()
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._most_open = _allow_open_files(len(self.manifest.shards))
+
+    def __getstate__(self) -> dict[str, object]:
+        hidden = {"_lock", "_open", "_most_open", "labels"}
+        return {name: value for name, value in self.__dict__.items() if name not in hidden}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._prepare()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __repr__(self) -> str:
+        return f"GroupDataset({str(self.directory)!r}, n={len(self)})"
+
+    def __getitem__(self, index: int) -> Group:
+        metadata = self.metadata(index)
+        return Group(
+            index=metadata["index"],
+            label=metadata["label"],
+            class_name=metadata["class_name"],
+            images=self.images(index),
+            views=metadata["views"],
+        )
+
+    def __iter__(self) -> Iterator[Group]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def num_images(self) -> int:
+        """Images of a group: anchor and views."""
+        return self.manifest.num_images
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels."""
+        return self.manifest.recipe.image["size"]
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Class ids of the recipe, ascending."""
+        return self.manifest.recipe.classes
+
+    @property
+    def class_names(self) -> Mapping[int, str]:
+        """Names of the classes that occur."""
+        return self.manifest.class_names
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """int64 [len]: class id of every group, from the offset files (the tars are not read)."""
+        parts = [
+            load_index(index_path(self.directory, shard.index), count=shard.count, num_members=len(self._members))[:, 0]
+            for shard in self.manifest.shards
+            if shard.first < len(self)
+        ]
+        return np.concatenate(parts)[: len(self)]
+
+    def read(self, index: int, member: str) -> memoryview:
+        """The bytes of one member, such as "anchor.jpg", without a copy."""
+        if member not in self._members:
+            raise ValueError(f"no member {member!r}: groups have {', '.join(self._members)}")
+        column = 1 + 2 * self._members.index(member)
+        shard, row = self._locate(index)
+        offset, size = shard.index[row, column : column + 2].tolist()
+        return shard.data[offset : offset + size]
+
+    def metadata(self, index: int) -> dict[str, JSON]:
+        """The group's json: index, label, class_name, views."""
+        try:
+            return json.loads(bytes(self.read(index, "json")))
+        except ValueError as error:
+            raise _damage(self.directory, f"{self._name(index, 'json')} is not JSON ({error})") from error
+
+    def latents(self, index: int) -> np.ndarray:
+        """The group's latents, where the recipe stores them."""
+        if not self.manifest.recipe.store_latents:
+            raise ValueError(f"{self.directory} stores no latents: render with --store-latents, or draw them again")
+        try:
+            return np.load(io.BytesIO(self.read(index, "latents.npy")), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise _damage(self.directory, f"{self._name(index, 'latents.npy')} cannot be read ({error})") from error
+
+    def images(self, index: int) -> np.ndarray:
+        """One group's images, uint8 [K, height, width, 3]."""
+        return self.batch([index])[0][0]
+
+    def batch(
+        self, indices: Sequence[int] | np.ndarray, *, out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Decodes groups, in the order given, into one array.
+
+        Args:
+            out: uint8 [B, K, height, width, 3] to fill, C-contiguous; a new one when None.
+
+        Returns:
+            The images, uint8 [B, K, height, width, 3], and the labels, int64 [B].
+
+        Raises:
+            DamageError: an image does not decode or has another size, or a shard is missing or truncated.
+        """
+        wanted = np.asarray(indices, dtype=np.int64)
+        shape = (len(wanted), self.num_images, self.image_size, self.image_size, 3)
+        images = np.empty(shape, np.uint8) if out is None else out
+        assert images.shape == shape and images.dtype == np.uint8 and images.flags.c_contiguous, "out does not fit"
+        labels = np.empty(len(wanted), np.int64)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"group {wanted.min()} to {wanted.max()}: the dataset holds 0 to {len(self) - 1}")
+
+        places = list(images.reshape(-1, *shape[2:]))  # views, one per image
+        columns = 1 + 2 * self.num_images
+        image_format = self.manifest.recipe.image["format"]
+        shards = wanted // self.manifest.shard_size
+        for shard_index in np.unique(shards).tolist():
+            shard = self._shard(shard_index)
+            rows = np.flatnonzero(shards == shard_index)
+            index = shard.index[wanted[rows] - shard_index * self.manifest.shard_size]
+            labels[rows] = index[:, 0]
+            data = shard.data
+            for row, offsets in zip(rows.tolist(), index[:, 1:columns].tolist(), strict=True):
+                place = row * self.num_images
+                for column in range(0, columns - 1, 2):
+                    start = offsets[column]
+                    try:
+                        decode_into(data[start : start + offsets[column + 1]], image_format, places[place])
+                    except ValueError as error:
+                        name = self._name(int(wanted[row]), self._members[column // 2])
+                        raise _damage(self.directory, f"{name} does not decode ({error})") from error
+                    place += 1
+        return images, labels
+
+    def _locate(self, index: int) -> tuple[_OpenShard, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"group {index}: the dataset holds 0 to {len(self) - 1}")
+        shard_index, row = divmod(int(index), self.manifest.shard_size)
+        return self._shard(shard_index), row
+
+    def _shard(self, shard_index: int) -> _OpenShard:
+        with self._lock:
+            shard = self._open.get(shard_index)
+            if shard is None:
+                shard = _OpenShard(self.directory, self.manifest.shards[shard_index], len(self._members))
+                self._open[shard_index] = shard
+                if len(self._open) > self._most_open:
+                    self._open.popitem(last=False)
+            else:
+                self._open.move_to_end(shard_index)
+            return shard
+
+    def _name(self, index: int, member: str) -> str:
+        tar = tar_path(self.directory, index // self.manifest.shard_size)
+        return f"{group_key(index)}.{member} in {tar}"
+
+
+def _allow_open_files(count: int) -> int:
+    """How many shards may be open at once: every mapping holds a file descriptor.
+
+    Raises the process's soft limit towards its hard one where `count` shards need it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = count + _SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        if raised > soft:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+        return max(1, min(count, soft - _SPARE_FILES))
+    return count
+
+
+def _damage(directory: Path, what: str) -> DamageError:
+    return DamageError(f"{what}; shards verify {directory} lists all damage and how to repair it")
