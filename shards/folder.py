@@ -39,9 +39,9 @@ def lock_dataset(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
             raise ValueError(
-                f"another job ({holder}) is writing {directory}: wait for it, stop it, or choose another folder"
+                f"another job ({_read_holder(descriptor)}) is writing {directory}: "
+                f"wait for it, stop it, or choose another folder"
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"pid {os.getpid()}, host {socket.gethostname()}\n".encode(), 0)
@@ -51,6 +51,25 @@ def lock_dataset(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)  # the file stays: removing it would let two jobs hold two locks of one name
+
+
+def lock_holder(directory: Path) -> str | None:
+    """The job that is writing the folder now, as "pid 12, host name"; None where there is none."""
+    try:
+        descriptor = os.open(Path(directory) / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read_holder(descriptor)
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _read_holder(descriptor: int) -> str:
+    return os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
 
 
 def check_folder(directory: Path) -> None:

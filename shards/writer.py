@@ -1,6 +1,6 @@
 """One shard, published whole or not at all.
 
-    with ShardWriter(folder, recipe=recipe, render=render, shard_index=0, first=0, count=1000, class_names={}) as writer:
+    with ShardWriter(folder, recipe=recipe, render=render, shard_index=0, first=0, count=9, class_names={}) as writer:
         for label, images, views in groups:
             writer.add(label=label, images=images, views=views)
         writer.publish(environment={}, seconds=12.0, stages={})

@@ -1,0 +1,164 @@
+"""A contact sheet: what a dataset looks like, one row per group, the anchor first and its views beside it.
+
+preview("datasets/demo", out="sheet.png", groups=12)
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from shards.atomic import write_atomically
+from shards.canonical import JSON
+from shards.console import format_count
+from shards.dataset import Group, GroupDataset
+
+_PAPER = (250, 249, 246)
+_INK = (33, 37, 41)
+_FAINT = (134, 142, 150)
+_RULE = (222, 226, 230)
+
+_MARGIN = 28
+_GAP = 6
+_LABEL_WIDTH = 148
+_BLOCK_GAP = 36
+_TARGET_PIXELS = 112  # an image on the sheet is at least about this wide
+_LARGEST_PIXELS = 40_000  # a side of the sheet
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """Blocks of rows side by side, so that two narrow columns of images do not make a ribbon."""
+
+    rows: int
+    blocks: int
+    num_images: int
+    cell: int
+
+    @property
+    def block_width(self) -> int:
+        return _LABEL_WIDTH + self.num_images * (self.cell + _GAP) - _GAP
+
+    @property
+    def size(self) -> tuple[int, int]:
+        width = 2 * _MARGIN + self.blocks * (self.block_width + _BLOCK_GAP) - _BLOCK_GAP
+        return width, self.top + self.rows * (self.cell + _GAP) - _GAP + _MARGIN
+
+    @property
+    def top(self) -> int:
+        return _MARGIN + 92
+
+    def corner(self, number: int, column: int) -> tuple[int, int]:
+        """Upper left of an image of the number-th group on the sheet."""
+        block, row = divmod(number, self.rows)
+        left = _MARGIN + block * (self.block_width + _BLOCK_GAP) + _LABEL_WIDTH
+        return left + column * (self.cell + _GAP), self.top + row * (self.cell + _GAP)
+
+
+def preview(
+    directory: str | Path, *, out: str | Path, groups: int = 12, first: int = 0, scale: int | None = None
+) -> Path:
+    """Draws a contact sheet of consecutive groups and writes it as PNG.
+
+    Args:
+        groups: rows; fewer where the dataset ends.
+        first: index of the first group.
+        scale: whole-number enlargement of every image; chosen so that small images can be seen when None.
+
+    Raises:
+        ValueError: no finished dataset, no such groups, a sheet too large, or a file name that is not a .png.
+        DamageError: an image does not decode.
+    """
+    out = Path(out)
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"--out {out}: give a file name that ends in .png")
+    if not out.parent.is_dir():
+        raise ValueError(f"--out {out}: there is no folder {out.parent}; make it or choose another")
+    dataset = GroupDataset(directory)
+    if not 0 <= first < len(dataset):
+        raise ValueError(f"--first {first}: {directory} holds groups 0 to {len(dataset) - 1}")
+    if groups < 1 or (scale is not None and scale < 1):
+        raise ValueError(f"--groups {groups}, --scale {scale}: give whole numbers above 0")
+    rows = [dataset[index] for index in range(first, min(first + groups, len(dataset)))]
+    sheet = draw_sheet(dataset, rows, scale)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    write_atomically(out, buffer.getvalue())
+    return out
+
+
+def draw_sheet(dataset: GroupDataset, groups: list[Group], scale: int | None) -> Image.Image:
+    """The sheet as an image: title, column heads, and a row per group."""
+    scale = scale or max(1, -(-_TARGET_PIXELS // dataset.image_size))
+    layout = _choose_layout(len(groups), dataset.num_images, dataset.image_size * scale)
+    if max(layout.size) > _LARGEST_PIXELS:
+        raise ValueError(f"the sheet would have {layout.size[0]}x{layout.size[1]} pixels: ask for fewer --groups")
+    sheet = Image.new("RGB", layout.size, _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    _draw_title(draw, dataset, layout)
+    for number, group in enumerate(groups):
+        left, top = layout.corner(number, 0)
+        text_left = left - _LABEL_WIDTH
+        middle = top + layout.cell // 2
+        name = group.class_name or "unlabelled"
+        draw.text((text_left, middle - 2), _fit(name, 17, _LABEL_WIDTH - 12), _INK, _font(17), anchor="ls")
+        draw.text((text_left, middle + 6), f"group {group.index}", _FAINT, _font(13), anchor="lt")
+        for column, pixels in enumerate(group.images):
+            sheet.paste(_enlarge(pixels, layout.cell), layout.corner(number, column))
+    return sheet
+
+
+def _choose_layout(count: int, num_images: int, cell: int) -> _Layout:
+    """The fewest blocks that make the sheet no taller than one and a half times its width."""
+    layouts = [
+        _Layout(rows=-(-count // blocks), blocks=blocks, num_images=num_images, cell=cell)
+        for blocks in range(1, count + 1)
+    ]
+    return next((layout for layout in layouts if layout.size[1] <= 1.5 * layout.size[0]), layouts[-1])
+
+
+def _draw_title(draw: ImageDraw.ImageDraw, dataset: GroupDataset, layout: _Layout) -> None:
+    recipe = dataset.manifest.recipe
+    width = layout.size[0] - 2 * _MARGIN
+    title = str(recipe.source.get("generator", dataset.directory.name))
+    draw.text((_MARGIN, _MARGIN + 18), _fit(title, 22, width), _INK, _font(22), anchor="ls")
+    facts = [f"{format_count(len(dataset))} groups", f"{dataset.image_size} px", f"recipe {recipe.id[:12]}"]
+    draw.text((_MARGIN, _MARGIN + 40), _fit("  ·  ".join(facts), 14, width), _FAINT, _font(14), anchor="ls")
+    heads = [("anchor", ""), *((f"view {number}", _describe(view)) for number, view in enumerate(recipe.views))]
+    for block in range(layout.blocks):
+        for column, (head, detail) in enumerate(heads):
+            left, top = layout.corner(block * layout.rows, column)
+            draw.text((left, top - 27), _fit(head, 14, layout.cell), _INK, _font(14), anchor="ls")
+            draw.text((left, top - 11), _fit(detail, 12, layout.cell), _FAINT, _font(12), anchor="ls")
+        left, top = layout.corner(block * layout.rows, 0)
+        draw.line((left - _LABEL_WIDTH, top - 6, left - _LABEL_WIDTH + layout.block_width - 1, top - 6), _RULE)
+
+
+def _describe(view: Mapping[str, JSON]) -> str:
+    values = [f"{name} {value}" for name, value in view.items() if name != "policy"]
+    return ", ".join([str(view.get("policy", "")), *values]).strip(", ")
+
+
+def _enlarge(pixels: np.ndarray, size: int) -> Image.Image:
+    # Bicubic shows the content of a 32 px image; nearest would show its grid.
+    image = Image.fromarray(pixels)
+    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _fit(text: str, font_size: int, width: int) -> str:
+    """The text, cut with an ellipsis where it is wider than `width` pixels."""
+    font = _font(font_size)
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text.rstrip(' ,')}…"

@@ -1,0 +1,177 @@
+"""Whether a dataset is what its manifest promises, down to every pixel file, and what to do where it is not.
+
+report = verify("datasets/demo")
+report.ok, report.problems
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+from shards.canonical import JSON
+from shards.card import CARD_NAME, CHECKSUMS_NAME, TIMM_INFO_NAME, timm_info_text
+from shards.console import DamageError, Progress
+from shards.inspection import inspect_shard
+from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, load_manifest, shard_stem
+from shards.markers import index_path, read_marker, tar_path
+
+_RENDER_AGAIN = "run the same synthgen render again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What verify found."""
+
+    directory: str
+    fast: bool
+    """Whether only sizes and markers were looked at."""
+    groups: int
+    images: int
+    shards: int
+    bytes: int
+    seconds: float
+    problems: tuple[str, ...]
+    """One line each: what is wrong, and how to repair it."""
+    notes: tuple[str, ...]
+    """What is odd but no damage."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def to_json(self) -> dict[str, JSON]:
+        """Plain mapping, fit for json.dumps."""
+        return {**self.__dict__, "ok": self.ok, "problems": list(self.problems), "notes": list(self.notes)}
+
+
+def verify(directory: str | Path, *, fast: bool = False, jobs: int = 1, quiet: bool = True) -> Verification:
+    """Checks a finished dataset against its manifest and returns everything that is wrong with it.
+
+    Full: every shard's checksum, every member's name, place, size and padding, every image decoded at the promised
+    size, every group's json, the offset files, SHA256SUMS. Fast: files, sizes and markers.
+
+    Args:
+        jobs: processes that share the shards; more than one needs an importable main module.
+        quiet: shows no progress.
+
+    Raises:
+        ValueError: the folder holds no finished dataset.
+        DamageError: the manifest itself is not as it was written.
+    """
+    started = time.monotonic()
+    directory = Path(directory)
+    manifest = load_manifest(directory)
+    problems = list(_folder_problems(directory, manifest))
+    check: Callable[[int], list[str]] = partial(check_shard, str(directory), fast)
+    indices = range(len(manifest.shards))
+    with Progress(total=manifest.num_groups, unit="groups", label="verifying", quiet=quiet) as progress:
+
+        def collect(results: Iterator[list[str]]) -> None:
+            for index, found in zip(indices, results, strict=True):
+                problems.extend(found)
+                fields = {"problems": len(problems)} if problems else {}
+                progress.advance(manifest.shards[index].count, **fields)
+
+        if jobs > 1 and len(indices) > 1:
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(min(jobs, len(indices)), mp_context=context) as pool:
+                collect(pool.map(check, indices))
+        else:
+            collect(map(check, indices))
+    return Verification(
+        directory=str(directory),
+        fast=fast,
+        groups=manifest.num_groups,
+        images=manifest.num_groups * manifest.num_images,
+        shards=len(manifest.shards),
+        bytes=manifest.total_bytes,
+        seconds=time.monotonic() - started,
+        problems=tuple(problems),
+        notes=tuple(_notes(directory, manifest)),
+    )
+
+
+def check_shard(directory: str, fast: bool, shard_index: int) -> list[str]:
+    """Everything that is wrong with one shard, a line each."""
+    manifest = _manifest(directory)
+    record = manifest.shards[shard_index]
+    repair = f"rm {directory}/{DATA_FOLDER}/{shard_stem(shard_index)}.* and {_RENDER_AGAIN}"
+    path = tar_path(Path(directory), shard_index)
+    name = f"{DATA_FOLDER}/{record.name}"
+
+    problems = []
+    try:
+        marker = read_marker(Path(directory), shard_index)
+    except DamageError as error:
+        marker = None
+        problems.append(f"{error}")
+    else:
+        if marker is None:
+            problems.append(f"{DATA_FOLDER}/{shard_stem(shard_index)}.done.json is missing; {repair}")
+        elif marker.recipe.id != manifest.recipe.id or marker.render != manifest.render:
+            problems.append(f"{DATA_FOLDER}/{shard_stem(shard_index)}.done.json is of another recipe; {repair}")
+    if not path.exists():
+        return [*problems, f"{name} is missing; {repair}"]
+    size = path.stat().st_size
+    if marker is not None and marker.count > record.count and size == marker.bytes:
+        return [*problems, f"{name} holds more groups than the manifest: growing was not finished; {_RENDER_AGAIN}"]
+    if marker is not None and marker.record != record:
+        problems.append(f"{DATA_FOLDER}/{shard_stem(shard_index)}.done.json does not agree with the manifest; {repair}")
+    if size != record.bytes:
+        problems.append(f"{name} has {size} bytes, not {record.bytes}; {repair}")
+    if fast:
+        if not index_path(Path(directory), shard_index).exists():
+            problems.append(f"{DATA_FOLDER}/{shard_stem(shard_index)}.index.npy is missing; {repair}")
+        return problems
+    found = inspect_shard(Path(directory), manifest, record)
+    return [*problems, *(f"{problem}; {repair}" for problem in found)]
+
+
+@lru_cache(maxsize=1)
+def _manifest_of(directory: str, changed_ns: int) -> Manifest:
+    return load_manifest(Path(directory))
+
+
+def _manifest(directory: str) -> Manifest:
+    return _manifest_of(directory, (Path(directory) / MANIFEST_NAME).stat().st_mtime_ns)
+
+
+def _folder_problems(directory: Path, manifest: Manifest) -> Iterator[str]:
+    try:
+        lines = (directory / CHECKSUMS_NAME).read_text().splitlines()
+    except FileNotFoundError:
+        yield f"{CHECKSUMS_NAME} is missing; {_RENDER_AGAIN}"
+    else:
+        found = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        wanted = {f"{DATA_FOLDER}/{shard.name}": shard.sha256 for shard in manifest.shards}
+        wanted[MANIFEST_NAME] = hashlib.sha256((directory / MANIFEST_NAME).read_bytes()).hexdigest()
+        for name in sorted(wanted.keys() | found.keys()):
+            if wanted.get(name) != found.get(name):
+                yield f"{CHECKSUMS_NAME} does not agree about {name}; restore both or {_RENDER_AGAIN}"
+    if not (directory / CARD_NAME).exists():
+        yield f"{CARD_NAME} is missing; {_RENDER_AGAIN}"
+    try:
+        agrees = json.loads((directory / TIMM_INFO_NAME).read_bytes()) == json.loads(timm_info_text(manifest))
+    except (FileNotFoundError, ValueError):
+        agrees = False
+    if not agrees:
+        yield f"{TIMM_INFO_NAME} does not agree with the manifest; {_RENDER_AGAIN}"
+
+
+def _notes(directory: Path, manifest: Manifest) -> Iterator[str]:
+    known = {shard.name for shard in manifest.shards}
+    extra = sorted(path.name for path in (directory / DATA_FOLDER).glob("train-*.tar") if path.name not in known)
+    if extra:
+        yield f"{len(extra)} more shards lie in {DATA_FOLDER} than the manifest lists: growing was not finished"
+    stale = [*directory.glob(".*.tmp"), *(directory / DATA_FOLDER).glob(".*.tmp")]
+    if stale:
+        yield f"{len(stale)} temporary files: a render is running, or one was killed; the next one removes them"
