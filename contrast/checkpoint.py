@@ -1,0 +1,85 @@
+"""Everything that the next step depends on, in one file that is replaced whole or not at all.
+
+    save_checkpoint(run / "checkpoint.pt", state)
+    state = load_checkpoint(run / "checkpoint.pt")
+    load_strictly(encoder, state["encoder"], what="the encoder")
+
+A checkpoint holds tensors and plain types alone, so it is read without unpickling code.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from contrast.config import TrainConfig
+from shards.atomic import write_atomically
+from shards.console import DamageError
+
+FORMAT = 1
+CHECKPOINT_NAME = "checkpoint.pt"
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes the state beside its final name, on the same disk, and renames; a reader finds the old file or the new."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The state, on the CPU.
+
+    Raises:
+        ValueError: there is no such file, or it is of another version.
+        DamageError: it does not load.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"no {path}: train first (contrast train --out {path.parent} …)") from None
+    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
+        raise DamageError(
+            f"{path} is damaged ({type(error).__name__}): restore it, or remove it and train again"
+        ) from error
+    if not isinstance(state, dict) or "format" not in state:
+        raise DamageError(f"{path} is not a checkpoint of contrast train: restore it, or remove it and train again")
+    if state["format"] != FORMAT:
+        raise ValueError(f"{path} is of format {state['format']}, this version reads {FORMAT}: update the package")
+    return state
+
+
+def check_checkpoint_config(run: Path, state: Mapping[str, Any], config: TrainConfig) -> None:
+    """Raises ValueError when RUN/checkpoint.pt was written by another configuration than RUN/config.json says."""
+    difference = TrainConfig.from_json(state["config"]).difference(config)
+    if difference is not None:
+        raise ValueError(
+            f"{run / CHECKPOINT_NAME} is of another run ({difference.replace('in the folder', 'in the checkpoint')}): "
+            "restore the run's own checkpoint, or train in a new folder"
+        )
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, what: str) -> None:
+    """Loads the state when it fits the module entry by entry, names and shapes; else leaves the module as it was.
+
+    Raises:
+        ValueError: naming the first entry that does not fit. A partly loaded encoder would score like a random one.
+    """
+    own = module.state_dict()
+    for name in sorted(own.keys() | state.keys()):
+        if name not in state:
+            raise ValueError(f"the checkpoint is of another encoder: {what} has {name}, the checkpoint does not")
+        if name not in own:
+            raise ValueError(f"the checkpoint is of another encoder: it has {name}, {what} does not")
+        if own[name].shape != state[name].shape:
+            raise ValueError(
+                f"the checkpoint is of another encoder: {name} is {list(state[name].shape)} there "
+                f"and {list(own[name].shape)} in {what}"
+            )
+    module.load_state_dict(state, strict=True)

@@ -1,0 +1,127 @@
+"""What a training run is: everything that decides its weights, as one frozen record that lies as JSON beside them.
+
+    config = TrainConfig(steps=600, objective="simclr")
+    TrainConfig.from_json(config.to_json()) == config
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from contrast.augment import AugmentConfig
+from contrast.encoders import ENCODERS
+from contrast.objectives import OBJECTIVES
+from shards.canonical import JSON, first_difference
+
+OPTIMIZERS = ("sgd", "adamw")
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The choices of a run. Together with the groups that it reads they decide the encoder.
+
+    Where and how fast it runs (device, threads, checkpoints) is `RunOptions`' business, in `contrast.training`.
+    """
+
+    steps: int
+    """Optimiser steps; the learning rate's schedule ends there."""
+    objective: str = "simclr"
+    """What counts as a positive pair: see contrast.objectives."""
+    encoder: str = "convnet-small"
+    """See contrast.encoders."""
+    batch_size: int = 256
+    """Groups of a step, over all processes; a step sees this many times the images of a group."""
+    optimizer: str = "sgd"
+    """sgd (momentum 0.9) or adamw."""
+    learning_rate: float = 0.5
+    """Peak, for this batch size; reached after the warm-up, then a half cosine down to zero."""
+    weight_decay: float = 5e-4
+    """Of the weights alone; biases and normalisation are left free."""
+    warmup: float = 0.1
+    """Share of the steps in which the learning rate grows linearly."""
+    temperature: float = 0.2
+    """Of the softmax over similarities."""
+    head_hidden_dim: int = 512
+    head_dim: int = 128
+    """Widths of the projection head, which only training uses."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Pixel-space augmentation of every image."""
+    precision: str = "float32"
+    """Number format of the convolutions: float32, or bfloat16 under autocast. The loss is float32 in any case."""
+    seed: int = 0
+    """Decides the initial weights, the order of the groups and the augmentation."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "head_hidden_dim", "head_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name.replace('_', ' ')} {getattr(self, name)}: give a whole number above 0")
+        for name, known in (
+            ("objective", tuple(OBJECTIVES)),
+            ("encoder", tuple(ENCODERS)),
+            ("optimizer", OPTIMIZERS),
+            ("precision", PRECISIONS),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(known)}")
+        for name in ("learning_rate", "temperature"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name.replace('_', ' ')} {getattr(self, name)}: give a number above 0")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ValueError(f"weight decay {self.weight_decay}: give 0 or more")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"warmup {self.warmup}: give a share of the steps, from 0 to 1")
+        if self.seed < 0:
+            raise ValueError(f"seed {self.seed}: give a whole number from 0 on")
+
+    def to_json(self) -> dict[str, JSON]:
+        """Plain mapping, fit for json.dumps."""
+        data = dataclasses.asdict(self)
+        data["augment"] = {name: list(v) if isinstance(v, tuple) else v for name, v in data["augment"].items()}
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, JSON]) -> TrainConfig:
+        """The inverse of to_json.
+
+        Raises:
+            ValueError: a field is unknown or out of its range.
+        """
+        unknown = set(data) - {f.name for f in dataclasses.fields(cls)}
+        if unknown:
+            raise ValueError(f"the run has settings that this version does not know: {', '.join(sorted(unknown))}")
+        augment = {name: tuple(v) if isinstance(v, list) else v for name, v in data["augment"].items()}
+        return cls(**{**data, "augment": AugmentConfig(**augment)})
+
+    def difference(self, other: TrainConfig) -> str | None:
+        """The first field in which `other`, asked for, differs from this one, in the folder; None where they agree."""
+        return first_difference(self.to_json(), other.to_json())
+
+
+def steps_of(
+    *, samples: int | None, steps: int | None, epochs: float | None, num_groups: int, batch_size: int
+) -> int:
+    """Optimiser steps of a duration given in exactly one of three ways: groups seen, steps, or passes over the groups.
+
+    A pass is num_groups // batch_size steps: the incomplete batch at its end is dropped.
+
+    Raises:
+        ValueError: none or several are given, or the duration is shorter than one step.
+    """
+    given = [name for name, value in (("samples", samples), ("steps", steps), ("epochs", epochs)) if value is not None]
+    if len(given) != 1:
+        raise ValueError(f"give exactly one of --samples, --steps and --epochs (given: {', '.join(given) or 'none'})")
+    if steps is not None:
+        count = steps
+    elif samples is not None:
+        count = samples // batch_size
+    else:
+        assert epochs is not None
+        count = round(epochs * (num_groups // batch_size))
+    if count < 1:
+        raise ValueError(
+            f"--{given[0]} is shorter than one step of {batch_size} groups: train longer or use a smaller batch"
+        )
+    return count

@@ -1,0 +1,74 @@
+"""One process or several started by torchrun: who we are, which device is ours, and what the processes agree on.
+
+    with process_group("cpu") as place:
+        place.rank, place.world_size, place.device
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """This process among the others."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the files and the progress."""
+        return self.rank == 0
+
+    def mean(self, value: Tensor) -> float:
+        """The mean of a scalar over all processes; waits for the device."""
+        if self.world_size > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+            value = value / self.world_size
+        return float(value)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a name such as cpu, cuda, cuda:1, or auto (a GPU where there is one).
+
+    Raises:
+        ValueError: the name is unknown or the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"unknown device {name!r}: use cpu, cuda, cuda:1 or auto") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {name!r} is not supported: use cpu, cuda, cuda:1 or auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"no device {name} here ({torch.cuda.device_count()} CUDA devices): use --device cpu")
+    return device
+
+
+@contextmanager
+def process_group(device_name: str) -> Iterator[Place]:
+    """Joins the group that torchrun announces in the environment, with NCCL on GPUs and gloo on CPUs, or is alone."""
+    device = resolve_device(device_name)
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        yield Place(rank=0, world_size=1, device=device)
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Place(rank=dist.get_rank(), world_size=dist.get_world_size(), device=device)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,101 @@
+"""Encoders: images in [0, 1] to features. Small inputs get the stem that keeps their resolution.
+
+    encoder = build_encoder("resnet18", image_size=32)
+    features = encoder(images)            # [B, 3, 32, 32] -> [B, 512]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+# Up to this size a ResNet starts with a 3x3 convolution of stride 1 and no max-pool (SimCLR, appendix B.9).
+SMALL_IMAGE_SIZE = 64
+
+
+class Encoder(nn.Module):
+    """A backbone with its input scaling. `feature_dim` is the width of what it returns.
+
+    The scaling is part of the encoder, so that training, evaluation and export cannot disagree about it.
+    """
+
+    def __init__(self, backbone: nn.Module, *, feature_dim: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.feature_dim = feature_dim
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] in [0, 1] to [B, feature_dim]."""
+        return self.backbone(images * 4.0 - 2.0)  # roughly zero mean and unit variance for natural images
+
+
+class ProjectionHead(nn.Sequential):
+    """The two-layer head that the loss sees and that evaluation throws away (SimCLR, section 4.2)."""
+
+    def __init__(self, feature_dim: int, *, hidden_dim: int, output_dim: int) -> None:
+        super().__init__(
+            nn.Linear(feature_dim, hidden_dim), nn.ReLU(inplace=True), nn.Linear(hidden_dim, output_dim, bias=False)
+        )
+
+
+def build_encoder(name: str, *, image_size: int) -> Encoder:
+    """A freshly initialised encoder; its weights come from torch's global generator.
+
+    Raises:
+        ValueError: there is no encoder of that name.
+    """
+    if name not in ENCODERS:
+        raise ValueError(f"unknown encoder {name!r}: choose one of {', '.join(ENCODERS)}")
+    return ENCODERS[name](image_size)
+
+
+def _convnet_small(image_size: int) -> Encoder:
+    """Five 3x3 convolutions, 1.6 M parameters, 19 million multiply-adds at 32 px.
+
+    Halves the resolution first: a layer at the full 32 px costs more than it gives at this size.
+    """
+    layers: list[nn.Module] = []
+    channels_in = 3
+    for channels, stride in ((32, 2), (64, 1), (128, 2), (256, 2), (512, 2)):
+        layers += [
+            nn.Conv2d(channels_in, channels, kernel_size=3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+        ]
+        channels_in = channels
+    return Encoder(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), feature_dim=channels_in)
+
+
+def _resnet(name: str) -> Callable[[int], Encoder]:
+    def build(image_size: int) -> Encoder:
+        import torchvision
+
+        network = getattr(torchvision.models, name)(weights=None)
+        feature_dim: int = network.fc.in_features
+        network.fc = nn.Identity()
+        if image_size <= SMALL_IMAGE_SIZE:
+            network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+            nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+            network.maxpool = nn.Identity()
+        return Encoder(network, feature_dim=feature_dim)
+
+    return build
+
+
+ENCODERS: dict[str, Callable[[int], Encoder]] = {
+    "convnet-small": _convnet_small,
+    "resnet18": _resnet("resnet18"),
+    "resnet50": _resnet("resnet50"),
+}
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def to_encoder_layout(images: Tensor) -> Tensor:
+    """The same images in channels_last memory, which the convolutions are fastest in on CPUs and GPUs alike."""
+    return images.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,46 @@
+"""The optimiser and its learning rate, both plain functions of the config and the step number.
+
+    optimizer = build_optimizer(config, network)
+    set_learning_rate(optimizer, learning_rate_at(config, step))
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from contrast.config import TrainConfig
+
+MOMENTUM = 0.9
+
+
+def build_optimizer(config: TrainConfig, network: nn.Module) -> Optimizer:
+    """SGD or AdamW with two explicit parameter groups: matrices and kernels decay, vectors (biases, norms) do not."""
+    decayed = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    free = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=MOMENTUM)
+    assert config.optimizer == "adamw", config.optimizer
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+def learning_rate_at(config: TrainConfig, step: int) -> float:
+    """Linear warm-up to the peak, then half a cosine: the last step still moves, the one after it would not."""
+    warmup_steps = config.warmup * config.steps
+    if step < warmup_steps:
+        return config.learning_rate * (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(config.steps - warmup_steps, 1)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
+    """Gives all parameter groups the same learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate

@@ -1,0 +1,176 @@
+"""The folder of a run: one job at a time, one configuration for good, and everything needed to read it later.
+
+    RUN/config.json        the configuration, and which groups it was trained on
+    RUN/environment.json   versions and hardware of every process that worked on it, in order
+    RUN/metrics.jsonl      loss and speed over the steps
+    RUN/checkpoint.pt      the newest state
+    RUN/evaluate.json      the newest scores (contrast eval)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from contrast.config import TrainConfig
+from shards.atomic import remove_temporary_files, write_atomically
+from shards.canonical import JSON, first_difference
+from shards.console import DamageError
+
+CONFIG_NAME = "config.json"
+ENVIRONMENT_NAME = "environment.json"
+LOCK_NAME = ".lock"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedOn:
+    """The groups of a run, wherever they lie now: the recipe id and the length of the prefix pin the pixels."""
+
+    recipe_id: str
+    num_groups: int
+    num_images: int
+    image_size: int
+    class_names: dict[str, str]
+    """Class id, as text, to name."""
+
+    def to_json(self) -> dict[str, JSON]:
+        """Plain mapping, fit for json.dumps."""
+        return dict(self.__dict__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What RUN/config.json says."""
+
+    config: TrainConfig
+    trained_on: TrainedOn
+
+    def to_json(self) -> dict[str, JSON]:
+        """Plain mapping, fit for json.dumps."""
+        return {"format": FORMAT, "trained_on": self.trained_on.to_json(), "config": self.config.to_json()}
+
+
+def read_run(run: Path) -> RunRecord:
+    """Reads RUN/config.json.
+
+    Raises:
+        ValueError: the folder is not a run, or of another version.
+        DamageError: the file is not as it was written.
+    """
+    path = run / CONFIG_NAME
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["format"] != FORMAT:
+            raise ValueError(f"{path} is of format {data['format']}, this version reads {FORMAT}: update the package")
+        return RunRecord(
+            config=TrainConfig.from_json(data["config"]), trained_on=TrainedOn(**data["trained_on"])
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{run} is not a run (no {CONFIG_NAME}): give the folder of contrast train --out") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise DamageError(f"{path} was altered ({type(error).__name__}: {error}); restore it or train again") from error
+
+
+@contextmanager
+def open_run(run: Path, record: RunRecord) -> Iterator[None]:
+    """Makes `run` this job's own folder of this record while the context lasts: a new one, or the one that was begun.
+
+    The lock goes with the process, however it ends.
+
+    Raises:
+        ValueError: it is a run of another configuration, naming the field, or holds other files, or another job has it.
+    """
+    _check_folder(run)
+    run.mkdir(parents=True, exist_ok=True)
+    with _lock(run):
+        remove_temporary_files(run)
+        if (run / CONFIG_NAME).exists():
+            _check_record(run, record)
+        else:
+            write_atomically(run / CONFIG_NAME, _json_bytes(record.to_json()))
+        yield
+
+
+def _check_folder(run: Path) -> None:
+    if run.exists() and not run.is_dir():
+        raise ValueError(f"{run} is a file: choose a folder")
+    if run.is_dir() and not (run / CONFIG_NAME).exists():
+        foreign = sorted(path.name for path in run.iterdir() if path.name != LOCK_NAME and path.suffix != ".tmp")
+        if foreign:
+            raise ValueError(f"{run} holds other files ({foreign[0]}, …) and is not a run: choose a new folder")
+
+
+def _check_record(run: Path, record: RunRecord) -> None:
+    here = read_run(run)
+    difference = first_difference(
+        {"trained_on": here.trained_on.to_json(), **here.config.to_json()},
+        {"trained_on": record.trained_on.to_json(), **record.config.to_json()},
+    )
+    if difference is not None:
+        raise ValueError(
+            f"{run} is a run of another configuration ({difference}): choose another --out or ask for the same"
+        )
+
+
+@contextmanager
+def _lock(run: Path) -> Iterator[None]:
+    descriptor = os.open(run / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
+            raise ValueError(
+                f"another job ({holder}) is working on {run}: wait for it, stop it, or choose another --out"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"pid {os.getpid()}, host {socket.gethostname()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def recorded_config(run: Path) -> TrainConfig | None:
+    """The configuration of a run that was begun in this folder; None where there is none."""
+    return read_run(run).config if (run / CONFIG_NAME).exists() else None
+
+
+def record_environment(run: Path, *, first_step: int, device: str, num_threads: int, world_size: int) -> None:
+    """Adds this process's versions and hardware to RUN/environment.json."""
+    import torch
+
+    path = run / ENVIRONMENT_NAME
+    entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    entries.append(
+        {
+            "first_step": first_step,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "platform": platform.platform(),
+            "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else _cpu_name(),
+            "num_threads": num_threads,
+            "num_processes": world_size,
+        }
+    )
+    write_atomically(path, _json_bytes(entries))
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _json_bytes(data: JSON) -> bytes:
+    return (json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,75 @@
+"""The record of a run, one JSON object a line, and the same for TensorBoard where that is asked for.
+
+    log = RunLog(run, tensorboard=False)
+    log.write({"step": 10, "loss": 5.1})
+    read_metrics(run)                     # [{"step": 10, "loss": 5.1}]
+
+A resumed run first drops what was recorded after the checkpoint that it starts from, so every step is recorded once.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from shards.atomic import write_atomically
+
+METRICS_NAME = "metrics.jsonl"
+
+
+class RunLog:
+    """Appends to RUN/metrics.jsonl, flushed line by line.
+
+    Raises:
+        ValueError: TensorBoard is asked for and not installed.
+    """
+
+    def __init__(self, run: Path, *, tensorboard: bool) -> None:
+        self._board: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise ValueError("TensorBoard is not installed: pip install 'synthgen[tensorboard]'") from None
+            self._board = SummaryWriter(str(run / "tensorboard"))
+        self._file = open(run / METRICS_NAME, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the log is
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def write(self, record: dict[str, float]) -> None:
+        """Adds one record; it has a `step`."""
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in record.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, int(record["step"]))
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """The records in order; a last line cut short by a kill is left out."""
+    path = run / METRICS_NAME
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            records.append(json.loads(line))
+    return records
+
+
+def rewind_metrics(run: Path, *, step: int) -> None:
+    """Drops the records of steps after `step`."""
+    kept = [record for record in read_metrics(run) if record["step"] <= step]
+    text = "".join(json.dumps(record) + "\n" for record in kept)
+    write_atomically(run / METRICS_NAME, text.encode())

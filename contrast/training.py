@@ -1,0 +1,313 @@
+"""The training loop, top to bottom: pull the images of a group (or of a class) together, push the others apart.
+
+    summary = train_encoder(TrainConfig(steps=600), shards="datasets/demo", out="runs/demo")
+
+Interrupted at any moment, the same call goes on and ends with the weights that it would have had anyway: on a CPU
+with the same number of threads bit for bit. Under torchrun the batch is shared among the processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from numpy import ndarray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from contrast.augment import augment, draw_augmentation
+from contrast.checkpoint import (
+    CHECKPOINT_NAME,
+    check_checkpoint_config,
+    load_checkpoint,
+    load_strictly,
+    save_checkpoint,
+)
+from contrast.config import TrainConfig
+from contrast.data import MEMORY_BYTES, NUM_WORKERS, GroupBatches
+from contrast.distributed import Place, process_group
+from contrast.encoders import Encoder, ProjectionHead, build_encoder, count_parameters, to_encoder_layout
+from contrast.losses import multi_positive_loss
+from contrast.meter import Meter
+from contrast.objectives import OBJECTIVES, check_objective
+from contrast.optimizer import build_optimizer, learning_rate_at, set_learning_rate
+from contrast.run_folder import RunRecord, TrainedOn, open_run, record_environment
+from contrast.runlog import RunLog, rewind_metrics
+from shards.console import Progress, format_count, format_seconds
+from shards.dataset import GroupDataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where and how a run is carried out; none of it is part of what the run is."""
+
+    device: str = "auto"
+    num_threads: int | None = None
+    """Threads of a CPU operation; torch's own choice when None."""
+    num_workers: int = NUM_WORKERS
+    """Decoding threads."""
+    memory_bytes: int = MEMORY_BYTES
+    """Decoded images are kept when all of them fit this."""
+    log_every: int = 10
+    """Steps between two records; checkpoints fall on these steps."""
+    checkpoint_seconds: float = 60.0
+    """Shortest time between two checkpoints; there is always one at the end."""
+    tensorboard: bool = False
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("num_threads", "num_workers", "log_every"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name.replace('_', ' ')} {getattr(self, name)}: give a whole number above 0")
+        if self.memory_bytes < 0 or self.checkpoint_seconds < 0:
+            raise ValueError("memory bytes and checkpoint seconds: give 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSummary:
+    """What a call of `train_encoder` did."""
+
+    run: str
+    steps: int
+    """All steps of the run; those of earlier calls included."""
+    loss: float
+    """Mean over the last recorded steps."""
+    chance_loss: float
+    """The loss of an encoder that knows nothing."""
+    steps_now: int = 0
+    """Steps of this call: 0 where the run was finished already. The same holds for the figures below."""
+    views_per_second: float = 0.0
+    """Images trained on per second in this call, checkpoints included."""
+    wait_share: float = 0.0
+    """Share of this call's time spent waiting for data."""
+    seconds: float = 0.0
+    """Time of this call's steps."""
+
+
+class TrainedNetwork(nn.Module):
+    """Encoder and projection head: what the loss sees."""
+
+    def __init__(self, config: TrainConfig, *, image_size: int) -> None:
+        super().__init__()
+        self.encoder: Encoder = build_encoder(config.encoder, image_size=image_size)
+        self.head = ProjectionHead(
+            self.encoder.feature_dim, hidden_dim=config.head_hidden_dim, output_dim=config.head_dim
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] in [0, 1] to [B, head_dim]."""
+        return self.head(self.encoder(images))
+
+
+def train_encoder(
+    config: TrainConfig,
+    *,
+    shards: str | Path,
+    out: str | Path,
+    n: int | None = None,
+    options: RunOptions | None = None,
+) -> TrainSummary:
+    """Trains an encoder on the first n groups of a dataset, or on all, and leaves it in the folder `out`.
+
+    Raises:
+        ValueError: the dataset, the folder or the device does not fit what is asked for.
+        DamageError: a shard or the checkpoint is damaged.
+    """
+    options = options or RunOptions()
+    if options.num_threads is not None:
+        torch.set_num_threads(options.num_threads)
+    with process_group(options.device) as place:
+        dataset = GroupDataset(shards, n=n)
+        check_objective(config.objective, has_labels=bool(dataset.classes))
+        batches = GroupBatches(
+            dataset,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            rank=place.rank,
+            world_size=place.world_size,
+            num_workers=options.num_workers,
+            memory_bytes=options.memory_bytes,
+        )
+        if config.objective == "simclr" and config.batch_size == 1:
+            raise ValueError("batch size 1: the loss needs other groups to compare with, use 2 or more")
+        trained_on = TrainedOn(
+            recipe_id=dataset.manifest.recipe.id,
+            num_groups=len(dataset),
+            num_images=dataset.num_images,
+            image_size=dataset.image_size,
+            class_names={str(label): name for label, name in sorted(dataset.class_names.items())},
+        )
+        run = Path(out)
+        if not place.is_first:
+            return _run_steps(config, trained_on, batches, run, place, options)
+        with open_run(run, RunRecord(config=config, trained_on=trained_on)):
+            return _run_steps(config, trained_on, batches, run, place, options)
+
+
+def _run_steps(
+    config: TrainConfig, trained_on: TrainedOn, batches: GroupBatches, run: Path, place: Place, options: RunOptions
+) -> TrainSummary:
+    # ------------------------------------------------------------------------------------------------------------------
+    # Network and optimiser, as an earlier call left them
+
+    device = place.device
+    torch.manual_seed(config.seed)  # the same initial weights in every process
+    network = TrainedNetwork(config, image_size=trained_on.image_size)
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = build_optimizer(config, network)
+    first_step, loss_of_record = _resume(run, config, network, optimizer)
+    parallel = _in_parallel(network, place)
+
+    num_images = config.batch_size * trained_on.num_images  # of the global batch
+    rows = (place.rank * num_images // place.world_size, (place.rank + 1) * num_images // place.world_size)
+    chance_loss = math.log(num_images - 1)
+    summary = TrainSummary(run=str(run), steps=config.steps, loss=loss_of_record, chance_loss=chance_loss)
+    quiet = options.quiet or not place.is_first
+    progress = Progress(total=config.steps, unit="steps", label="training", initial=first_step, quiet=quiet)
+    if first_step == config.steps:
+        progress.note(f"{run} is finished ({config.steps} steps): nothing to do")
+        return summary
+    progress.note(
+        f"{config.objective}, {config.encoder} ({count_parameters(network.encoder) / 1e6:.1f} M parameters), "
+        f"{format_count(trained_on.num_groups)} groups of {trained_on.num_images} images, {config.steps} steps of "
+        f"{config.batch_size} groups ({config.steps / batches.steps_per_epoch:.1f} epochs), "
+        f"{config.precision}, {device}"
+    )
+    if first_step > 0:
+        progress.note(f"{run}: going on from step {first_step} of {config.steps}")
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # The steps
+
+    network.train()
+    with _open_log(run, place, options, first_step) as log, progress:
+        meter = Meter(device, images_per_step=num_images)
+        last_saved = meter.started
+        incoming = batches.steps(first_step, config.steps)
+        for step in range(first_step, config.steps):
+            asked = time.perf_counter()
+            batch = next(incoming)
+            waited_seconds = time.perf_counter() - asked
+
+            # Pixels travel as uint8 and become floats on the device; all images of all groups in one forward.
+            pixels = _to_device(batch.images, device).flatten(0, 1)  # [b * K, H, W, 3]
+            draws = draw_augmentation(config.augment, count=num_images, seed=config.seed, step=step)
+            images = to_encoder_layout(augment(pixels, draws.rows(*rows).to(device)))
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                projections = parallel(images)  # [b * K, head_dim]
+            ids = OBJECTIVES[config.objective](
+                _to_device(batch.indices, device), _to_device(batch.labels, device), num_images=trained_on.num_images
+            )
+            loss = multi_positive_loss(projections, ids, temperature=config.temperature)
+
+            learning_rate = learning_rate_at(config, step)
+            set_learning_rate(optimizer, learning_rate)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            meter.add_step(loss, waited_seconds=waited_seconds)
+
+            done = step + 1
+            if done % options.log_every and done != config.steps:
+                progress.advance(1)
+                continue
+
+            # Every so often: record (this waits for the device) and checkpoint.
+            figures = meter.take(place)
+            if not math.isfinite(figures.loss):
+                raise ValueError(f"the loss is {figures.loss} at step {done}: train with a smaller --learning-rate")
+            progress.advance(
+                1,
+                loss=f"{figures.loss:.3f} (chance {chance_loss:.3f})",
+                views=f"{figures.views_per_second:.0f}/s",
+                waiting=f"{figures.wait_share:.0%}",
+            )
+            if log is None:
+                continue
+            log.write(
+                {
+                    "step": done,
+                    "groups": done * config.batch_size,
+                    "loss": figures.loss,
+                    "chance_loss": chance_loss,
+                    "learning_rate": learning_rate,
+                    "views_per_second": round(figures.views_per_second, 1),
+                    "wait_share": round(figures.wait_share, 4),
+                }
+            )
+            if done == config.steps or time.perf_counter() - last_saved >= options.checkpoint_seconds:
+                _save(run, config, network, optimizer, step=done, loss=figures.loss)
+                last_saved = time.perf_counter()
+
+    seconds = time.perf_counter() - meter.started
+    progress.note(f"{run}: {config.steps} steps, loss {figures.loss:.3f}, {format_seconds(seconds)}")
+    return dataclasses.replace(
+        summary,
+        steps_now=config.steps - first_step,
+        loss=figures.loss,
+        views_per_second=(config.steps - first_step) * num_images / seconds,
+        wait_share=meter.total_waited_seconds / seconds,
+        seconds=seconds,
+    )
+
+
+def _in_parallel(network: nn.Module, place: Place) -> nn.Module:
+    if place.world_size == 1:
+        return network
+    return DistributedDataParallel(network, device_ids=[place.device.index] if place.device.type == "cuda" else None)
+
+
+def _to_device(array: ndarray, device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _open_log(
+    run: Path, place: Place, options: RunOptions, first_step: int
+) -> AbstractContextManager[RunLog | None]:
+    if not place.is_first:
+        return nullcontext()
+    rewind_metrics(run, step=first_step)
+    record_environment(
+        run,
+        first_step=first_step,
+        device=str(place.device),
+        num_threads=torch.get_num_threads(),
+        world_size=place.world_size,
+    )
+    return RunLog(run, tensorboard=options.tensorboard)
+
+
+def _save(
+    run: Path, config: TrainConfig, network: TrainedNetwork, optimizer: Optimizer, *, step: int, loss: float
+) -> None:
+    # No state of a random generator: everything that is drawn is a function of the seed and the step.
+    save_checkpoint(
+        run / CHECKPOINT_NAME,
+        {
+            "config": config.to_json(),
+            "step": step,
+            "loss": loss,
+            "encoder": network.encoder.state_dict(),
+            "head": network.head.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        },
+    )
+
+
+def _resume(run: Path, config: TrainConfig, network: TrainedNetwork, optimizer: Optimizer) -> tuple[int, float]:
+    """Loads the newest checkpoint; gives the number of steps done and the loss recorded last."""
+    if not (run / CHECKPOINT_NAME).exists():
+        return 0, math.nan
+    state = load_checkpoint(run / CHECKPOINT_NAME)
+    check_checkpoint_config(run, state, config)
+    load_strictly(network.encoder, state["encoder"], what=f"the encoder {config.encoder}")
+    load_strictly(network.head, state["head"], what="the projection head")
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"], state["loss"]
