@@ -1,0 +1,138 @@
+"""The command `synthgen`: render a dataset, and see which generators there are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shards.console import CommandGroup, Count, format_bytes, format_count, format_seconds
+
+_SECTIONS = {
+    "What": ("n", "out", "generator", "weights", "classes", "truncation", "seed"),
+    "Views": ("views", "std", "num_views"),
+    "Images": ("size", "format", "quality", "store_latents", "shard_size"),
+    "How": ("device", "dtype", "batch_size", "dry_run", "quiet"),
+}
+
+_RENDER_EPILOG = """\b
+Examples:
+  synthgen render --n 4k --out datasets/demo
+  synthgen render --n 4k --out datasets/demo            again: resumes, or has nothing to do
+  synthgen render --n 100k --out datasets/demo          grows it: the first 4k stay as they are
+  synthgen render --n 1.3M --out datasets/big --dry-run
+  synthgen render --n 2k --out datasets/cats --classes 3 --truncation 0.7 --std 0.5 --num-views 3
+  synthgen render --n 10k --out datasets/imagenet --generator biggan-deep-128 --weights ~/biggan-deep-128
+
+Look at the result with: shards preview datasets/demo --out sheet.png"""
+
+
+class SectionedCommand(click.Command):
+    """A command whose --help lists its options under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        records = {param.name: param.get_help_record(ctx) for param in self.get_params(ctx)}
+        named = {name for names in _SECTIONS.values() for name in names}
+        sections = {**_SECTIONS, "Other": tuple(str(name) for name in records if name not in named)}
+        for heading, names in sections.items():
+            rows = [record for name in names if (record := records.get(name)) is not None]
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
+
+
+@click.group(cls=CommandGroup)
+def main() -> None:
+    """Render groups of images, an anchor and its views, from a pretrained generator."""
+
+
+@main.command(cls=SectionedCommand, epilog=_RENDER_EPILOG)
+@click.option("--n", type=Count(), required=True, help="Number of groups: 1300000, 1.3M, 4k.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder of the dataset, new or to continue."
+)
+@click.option("--generator", help="One of `synthgen generators`.  [default: biggan-deep-32]")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="Folder or file of weights, in place of the usual ones."
+)
+@click.option("--classes", help="all, ids such as 0,3,7, or a file with one id per line.  [default: all]")
+@click.option("--truncation", type=float, help="In (0, 1]: less variety, better images.  [default: 1]")
+@click.option("--seed", type=int, help="Another seed, another dataset.  [default: 0]")
+@click.option("--views", help="How a view comes from its anchor: gaussian, independent.  [default: gaussian]")
+@click.option("--std", type=float, help="gaussian: size of the step, in units of the truncation.  [default: 0.3]")
+@click.option("--num-views", type=int, help="Views per group, beside the anchor.  [default: 1]")
+@click.option("--size", type=int, help="Pixels, height and width.  [default: the generator's]")
+@click.option("--format", help="jpg or png.  [default: jpg]")
+@click.option("--quality", type=int, help="jpg: 1 to 100.  [default: 95]")
+@click.option("--store-latents", is_flag=True, help="Keep each group's latents beside its images.")
+@click.option("--shard-size", type=Count(), help="Groups per tar.  [default: 1000]")
+@click.option("--device", help="auto, cpu, cuda, cuda:1.  [default: auto]")
+@click.option("--dtype", help="auto, float32, bfloat16.  [default: auto]")
+@click.option("--batch-size", type=int, help="Images per forward pass; fixed for a dataset.  [default: by device]")
+@click.option("--dry-run", is_flag=True, help="Say what it would take, and write nothing.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def render(dry_run: bool, quiet: bool, **options: Any) -> None:
+    """Render N groups into the folder OUT.
+
+    Stopped at any time, even by a power cut, the same command continues; with a larger --n it grows the dataset. Group i
+    depends on the options and on i alone, so a smaller dataset is the beginning of a larger one.
+    """
+    from synthgen.job import RenderConfig, render_dataset
+
+    given = {name: value for name, value in options.items() if value is not None}
+    config = RenderConfig(**given)
+    if not dry_run:
+        render_dataset(config, quiet=quiet)
+        return
+    for label, value in _dry_run(config):
+        click.echo(f"{label:<14}{value}")
+
+
+def _dry_run(config: Any) -> Iterable[tuple[str, str]]:
+    from shards.folder import check_folder
+    from synthgen.estimate import estimate_render
+    from synthgen.generators.weight_files import default_folder, find_weights, published_address
+    from synthgen.job import check_disk, prepare_job, survey_folder
+
+    check_folder(config.out)
+    if config.weights is None and find_weights(config.generator) is None and config.generator != "biggan-deep-32":
+        yield "generator", config.generator
+        yield "weights", f"not here yet; would be fetched from {published_address(config.generator)}"
+        yield "", f"to {default_folder(config.generator)}"
+        return
+    job = prepare_job(config)
+    state = survey_folder(job)
+    estimate = estimate_render(job, state)
+    yield "recipe", estimate.recipe_id
+    yield "generator", f"{estimate.generator} on {estimate.device} in {estimate.dtype}, batch {estimate.batch_size}"
+    yield "groups", f"{format_count(estimate.num_groups)}, {format_count(estimate.missing_groups)} to render"
+    yield "shards", f"{estimate.num_shards}, {estimate.missing_shards} to render"
+    yield "size", f"about {format_bytes(estimate.missing_bytes)} more"
+    yield "time", f"about {format_seconds(estimate.seconds)}"
+    yield "disk left", format_bytes(estimate.free_bytes)
+    check_disk(job, state)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
+def generators(as_json: bool) -> None:
+    """List the known generators, and whether their weights are here."""
+    from synthgen.generators import list_generators
+
+    rows = list_generators()
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    click.echo(
+        f"{'name':<17}{'pixels':>7}{'classes':>9}{'parameters':>12}{'GFLOP/image':>13}  {'learned from':<13}weights"
+    )
+    for row in rows:
+        parameters = f"{row['parameters'] / 1e6:.1f} M" if row["parameters"] else "?"
+        gflop = f"{row['flops_per_image'] / 1e9:.2f}" if row["flops_per_image"] else "?"
+        click.echo(
+            f"{row['name']:<17}{row['image_size']:>7}{row['classes'] or '?':>9}{parameters:>12}{gflop:>13}  "
+            f"{row['learned_from']:<13}{row['weights'] or 'not here'}"
+        )

@@ -1,0 +1,88 @@
+"""What a render would take, found out by rendering one block of it and writing nothing: the dry run."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from shards.codec import encode_image
+from synthgen.job import FolderState, RenderJob, estimate_group_bytes, free_bytes
+from synthgen.plan import ShardPlan, draw_groups, plan_blocks
+from synthgen.views import policy_from_recipe
+
+_TAR_BYTES_PER_MEMBER = 512 + 256  # header, and half a block of padding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What stands in the folder, and what is still to come."""
+
+    recipe_id: str
+    generator: str
+    device: str
+    dtype: str
+    batch_size: int
+    num_groups: int
+    num_shards: int
+    missing_shards: int
+    missing_groups: int
+    missing_bytes: int
+    """About; from the block that was rendered."""
+    seconds: float
+    """About; from the block that was rendered."""
+    free_bytes: int
+    """Left on the disk of the folder."""
+
+
+def estimate_render(job: RenderJob, state: FolderState) -> Estimate:
+    """Renders one missing block, twice to be warm, and counts up. Writes nothing."""
+    group_bytes, group_seconds = estimate_group_bytes(job.recipe), 0.0
+    if state.missing:
+        group_bytes, group_seconds = _measure_block(job, state.missing[0])
+    return Estimate(
+        recipe_id=job.recipe.id,
+        generator=job.generator.name,
+        device=str(job.device),
+        dtype=job.render.dtype,
+        batch_size=job.render.batch_size,
+        num_groups=state.num_groups,
+        num_shards=state.num_shards,
+        missing_shards=len(state.missing),
+        missing_groups=state.missing_groups,
+        missing_bytes=round(state.missing_groups * group_bytes),
+        seconds=state.missing_groups * group_seconds,
+        free_bytes=free_bytes(job.directory),
+    )
+
+
+def _measure_block(job: RenderJob, shard: ShardPlan) -> tuple[float, float]:
+    """Bytes and seconds per group, the seconds with all forward threads at work."""
+    import torch
+
+    from synthgen.devices import count_forward_threads, reproducible_arithmetic
+
+    recipe = job.recipe
+    block = next(plan_blocks(shard, batch_size=job.render.batch_size))
+    draws = draw_groups(
+        seed=recipe.seed,
+        first=block.first,
+        count=block.size,
+        latent_dim=job.generator.latent_dim,
+        truncation=float(recipe.source["truncation"]),
+        classes=recipe.classes,
+        policies=tuple(policy_from_recipe(entry) for entry in recipe.views),
+    )
+    latents = torch.from_numpy(draws.latents).to(job.device)
+    labels = torch.from_numpy(draws.labels).clamp(min=0).to(job.device)
+    size = int(recipe.image["size"])
+    with reproducible_arithmetic(job.device):
+        job.generator.render(latents[0], labels, size=size)
+        began = time.perf_counter()
+        pixels = np.stack([job.generator.render(member, labels, size=size).cpu().numpy() for member in latents])
+        seconds = time.perf_counter() - began
+    encoded = sum(len(encode_image(image, recipe.image)) for member in pixels for image in member)
+    members = len(pixels) + 1 + (1 if recipe.store_latents else 0)
+    extra = members * _TAR_BYTES_PER_MEMBER + 256 + (draws.latents[:, 0].nbytes if recipe.store_latents else 0)
+    return encoded / block.size + extra, seconds / block.size / count_forward_threads(job.device)

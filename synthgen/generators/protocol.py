@@ -1,0 +1,44 @@
+"""What a generator has to offer to be rendered from."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Generator(Protocol):
+    """A pretrained image generator at one truncation, on one device, in inference mode.
+
+    Equal inputs in a batch of equal size give equal bytes, whatever was rendered before.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name in the table of generators, and in the recipe."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """sha256 (hex) of the weights file: part of the recipe."""
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of its images in pixels."""
+
+    @property
+    def latent_dim(self) -> int:
+        """Length of a latent."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 for an unconditional generator."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per class."""
+
+    def sample(self, latents: Tensor, labels: Tensor) -> Tensor:
+        """Images [B, 3, H, W], float32 in [-1, 1], of latents [B, latent_dim] float32 and labels [B] int64."""
+
+    def render(self, latents: Tensor, labels: Tensor, *, size: int | None = None) -> Tensor:
+        """Pixels [B, H, W, 3], uint8, on the generator's device; resized to `size` where it is given."""

@@ -1,0 +1,259 @@
+"""From plans to published shards on one device, every stage at work at once.
+
+    draw -> generate -> encode -> write
+
+Blocks travel through three pools of threads: forward passes (one thread per core on a CPU, one on a GPU), encoding,
+and a single writer that takes blocks in order. The codec, the disk and torch's operators release the interpreter's
+lock, so the stages overlap, and publishing a shard overlaps with rendering the next one. A GPU is waited for by the
+encoding threads only: pixels are copied into pinned buffers behind the kernels that make them, and an event says when
+they are there.
+
+    ShardRenderer(directory=folder, recipe=recipe, ...).run(plan_shards(num_groups=4000, shard_size=1000))
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from shards.codec import encode_image
+from shards.manifest import Recipe, RenderSettings
+from shards.writer import ShardWriter
+from synthgen.devices import (
+    count_encode_threads,
+    count_forward_threads,
+    describe_environment,
+    reproducible_arithmetic,
+    set_forward_threads,
+)
+from synthgen.generators.protocol import Generator
+from synthgen.plan import BlockPlan, Draws, ShardPlan, draw_groups, plan_blocks
+from synthgen.views import policy_from_recipe
+
+STAGES = ("draw", "generate", "encode", "write")
+_MOST_BUFFER_BYTES = 2_000_000_000
+
+
+@dataclass
+class _Shard:
+    """A shard on its way: what its blocks share."""
+
+    plan: ShardPlan
+    started: float | None = None
+    num_written: int = 0
+    busy_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+
+
+class _Rendered(NamedTuple):
+    """A block whose pixels are, or soon will be, in `buffer`."""
+
+    draws: Draws
+    buffer: torch.Tensor  # uint8 [K, B, H, W, 3] on the host
+    events: tuple[torch.cuda.Event, torch.cuda.Event] | None  # around the forward passes; None on a CPU
+
+
+class ShardRenderer:
+    """Renders shards of one recipe with one generator on one device.
+
+    Args:
+        directory: the dataset's folder, locked by the caller.
+        generator: at the recipe's truncation, on `device`, in the dtype of `render`.
+    """
+
+    def __init__(
+        self, *, directory: Path, recipe: Recipe, render: RenderSettings, generator: Generator, device: torch.device
+    ) -> None:
+        self._directory, self._recipe, self._render = directory, recipe, render
+        self._generator, self._device = generator, device
+        self._policies = tuple(policy_from_recipe(entry) for entry in recipe.views)
+        self._truncation = float(recipe.source["truncation"])
+        self._size = int(recipe.image["size"])
+        self._class_names = {label: generator.class_names[label] for label in recipe.classes}
+        self._environment = describe_environment(device)
+        self._threads = {"forward": count_forward_threads(device), "encode": count_encode_threads(device)}
+        shape = (1 + recipe.num_views, render.batch_size, self._size, self._size, 3)
+        affordable = _MOST_BUFFER_BYTES // int(np.prod(shape))
+        self._depth = max(3, min(self._threads["forward"] + self._threads["encode"] + 1, affordable))
+        pinned = device.type == "cuda"
+        self._buffers = deque(torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for _ in range(self._depth))
+        self._writer: ShardWriter | None = None  # of the shard being written; touched by the writing thread alone
+        self._lock = Lock()
+        self._busy_seconds = dict.fromkeys(STAGES, 0.0)
+
+    def run(self, shards: Iterable[ShardPlan], *, on_groups: Callable[[int], None] = lambda count: None) -> None:
+        """Renders and publishes the shards in the given order; on_groups is told of every few groups written.
+
+        Raises:
+            ValueError: the device ran out of memory.
+            OSError: the disk is full or not writable. Shards published before stay; of the others nothing remains.
+        """
+        in_flight: deque[Future[int]] = deque()
+        with ExitStack() as stack:
+            stack.push(self._abandon)
+            stack.enter_context(reproducible_arithmetic(self._device))
+            forward = ThreadPoolExecutor(self._threads["forward"], "forward", set_forward_threads, (self._device,))
+            encode = ThreadPoolExecutor(self._threads["encode"], "encode")
+            write = ThreadPoolExecutor(1, "write")
+            for pool in (write, encode, forward):  # shut down in the order of the stages
+                stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+            for plan in shards:
+                shard = _Shard(plan)
+                for block in plan_blocks(plan, batch_size=self._render.batch_size):
+                    while len(in_flight) >= self._depth:
+                        on_groups(in_flight.popleft().result())
+                    rendered = forward.submit(self._forward, shard, block)
+                    encoded = encode.submit(self._encode, shard, block, rendered)
+                    in_flight.append(write.submit(self._write, shard, block, encoded))
+            while in_flight:
+                on_groups(in_flight.popleft().result())
+
+    def busy_shares(self, seconds: float) -> dict[str, float]:
+        """Share of the last `seconds` that each stage's threads were busy, over the renderer's life; 1 is the limit."""
+        threads = {
+            "draw": self._threads["forward"],
+            "generate": self._threads["forward"],
+            "encode": self._threads["encode"],
+        }
+        with self._lock:
+            return {stage: busy / threads.get(stage, 1) / seconds for stage, busy in self._busy_seconds.items()}
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Stages, each in threads of its own
+
+    def _forward(self, shard: _Shard, block: BlockPlan) -> _Rendered:
+        began = time.perf_counter()
+        shard.started = shard.started or began
+        draws = draw_groups(
+            seed=self._recipe.seed,
+            first=block.first,
+            count=block.size,
+            latent_dim=self._generator.latent_dim,
+            truncation=self._truncation,
+            classes=self._recipe.classes,
+            policies=self._policies,
+        )
+        drawn = time.perf_counter()
+        self._add_busy(shard, "draw", drawn - began)
+        buffer = self._buffers.popleft()  # there is one for every block in flight
+        try:
+            events = self._generate(draws, buffer)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"{self._device} ran out of memory at batch size {self._render.batch_size}: give a new dataset a "
+                "smaller --batch-size (it is never lowered silently, because it decides the last bits of the pixels)"
+            ) from error
+        if events is None:
+            self._add_busy(shard, "generate", time.perf_counter() - drawn)
+        return _Rendered(draws, buffer, events)
+
+    def _generate(self, draws: Draws, buffer: torch.Tensor) -> tuple[torch.cuda.Event, torch.cuda.Event] | None:
+        on_gpu = self._device.type == "cuda"
+        latents, labels = torch.from_numpy(draws.latents), torch.from_numpy(draws.labels).clamp(min=0)
+        if on_gpu:  # from pinned memory the copy waits for nobody
+            latents, labels = latents.pin_memory(), labels.pin_memory()
+        with torch.cuda.device(self._device) if on_gpu else nullcontext():
+            events = None
+            if on_gpu:
+                events = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True, blocking=True))
+                events[0].record()
+            latents = latents.to(self._device, non_blocking=True)
+            labels = labels.to(self._device, non_blocking=True)
+            for member in range(len(latents)):
+                pixels = self._generator.render(latents[member], labels, size=self._size)
+                buffer[member].copy_(pixels, non_blocking=True)
+            if events is not None:
+                events[1].record()
+        return events
+
+    def _encode(
+        self, shard: _Shard, block: BlockPlan, rendered: Future[_Rendered]
+    ) -> tuple[Draws, list[list[bytes]], list[bytes | None]]:
+        draws, buffer, events = rendered.result()
+        if events is not None:
+            events[1].synchronize()  # sleeps without the interpreter's lock
+            self._add_busy(shard, "generate", events[0].elapsed_time(events[1]) / 1000)
+        began = time.perf_counter()
+        pixels = buffer.numpy()
+        kept = range(block.kept.start, block.kept.stop)
+        images = [[encode_image(member[group], self._recipe.image) for member in pixels] for group in kept]
+        latents: list[bytes | None] = [None] * len(kept)
+        if self._recipe.store_latents:
+            latents = [_npy_bytes(draws.latents[:, group]) for group in kept]
+        self._buffers.append(buffer)
+        self._add_busy(shard, "encode", time.perf_counter() - began)
+        return draws, images, latents
+
+    def _write(
+        self, shard: _Shard, block: BlockPlan, encoded: Future[tuple[Draws, list[list[bytes]], list[bytes | None]]]
+    ) -> int:
+        draws, images, latents = encoded.result()
+        began = time.perf_counter()
+        plan = shard.plan
+        assert plan.first + shard.num_written == block.first + block.kept.start, "an earlier block failed"
+        if self._writer is None:
+            self._writer = ShardWriter(
+                self._directory,
+                recipe=self._recipe,
+                render=self._render,
+                shard_index=plan.index,
+                first=plan.first,
+                count=plan.count,
+                class_names=self._class_names,
+            )
+        for position, group in enumerate(range(block.kept.start, block.kept.stop)):
+            self._writer.add(
+                label=int(draws.labels[group]),
+                images=images[position],
+                views=[parameters[group] for parameters in draws.parameters],
+                latents=latents[position],
+            )
+            shard.num_written += 1
+        self._add_busy(shard, "write", time.perf_counter() - began)
+        if shard.num_written == plan.count:
+            self._publish(shard, self._writer)
+        return len(images)
+
+    def _publish(self, shard: _Shard, writer: ShardWriter) -> None:
+        assert shard.started is not None
+        began = time.perf_counter()
+        with self._lock:
+            stages = {stage: round(busy, 4) for stage, busy in shard.busy_seconds.items()}
+        with writer:
+            writer.publish(environment=self._environment, seconds=round(began - shard.started, 4), stages=stages)
+        self._writer = None
+        self._add_busy(shard, "write", time.perf_counter() - began)
+
+    def _add_busy(self, shard: _Shard, stage: str, seconds: float) -> None:
+        with self._lock:
+            shard.busy_seconds[stage] += seconds
+            self._busy_seconds[stage] += seconds
+
+    def _abandon(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.__exit__(kind, error, trace)  # removes the temporary file
+
+
+def slowest_stage(shares: Mapping[str, float]) -> str:
+    """The stage that the others wait for, as the progress line shows it: "generate 97%"."""
+    stage = max(shares, key=lambda name: shares[name])
+    return f"{stage} {min(shares[stage], 1.0):.0%}"
+
+
+def _npy_bytes(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.ascontiguousarray(array))
+    return stream.getvalue()

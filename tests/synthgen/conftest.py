@@ -1,0 +1,99 @@
+"""A small random BigGAN-deep with working statistics, on disk in both layouts that the adapter reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_pretrained_biggan import BigGAN, BigGANConfig
+from safetensors.torch import save_file
+
+from synthgen.generators.folded_biggan import remove_spectral_norms
+
+TINY_CONFIG = {
+    "output_dim": 32,
+    "z_dim": 16,
+    "class_embed_dim": 16,
+    "channel_width": 8,
+    "num_classes": 10,
+    "layers": [(True, 16, 8), (False, 8, 4), (True, 4, 2), (True, 2, 1)],
+    "attention_layer_position": 2,
+    "eps": 1e-4,
+    "n_stats": 51,
+}
+CLASS_NAMES = ["plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def make_network(*, seed: int = 0, **changes: object) -> BigGAN:
+    """The published module at random weights, warmed until its spectral norms hold, with statistics of their own.
+
+    Every truncation's row differs from its neighbours, and the images are neither flat nor saturated.
+    """
+    torch.manual_seed(seed)
+    network = BigGAN(BigGANConfig.from_dict({**TINY_CONFIG, **changes}))
+    with torch.no_grad():
+        for module in network.modules():
+            if hasattr(module, "running_means"):
+                module.running_means.normal_(0, 0.3)
+                module.running_vars.uniform_(0.05, 0.3)
+            if hasattr(module, "gamma"):
+                module.gamma.fill_(0.5)
+        network.generator.bn.weight.fill_(2.0)
+        network.generator.bn.bias.zero_()
+        network.train()
+        classes, z_dim = network.config.num_classes, network.config.z_dim
+        for _ in range(15):
+            network(torch.randn(2, z_dim), torch.eye(classes)[:2], 1.0)
+    return network.eval().requires_grad_(False)
+
+
+def write_published_layout(folder: Path, network: BigGAN) -> Path:
+    """pytorch_model.bin and config.json, as the published package lays them out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(network.state_dict(), folder / "pytorch_model.bin")
+    (folder / "config.json").write_text(json.dumps(network.config.to_dict()))
+    return folder
+
+
+def write_package_layout(folder: Path, network: BigGAN) -> Path:
+    """biggan-deep-32.safetensors in half precision, spectral norms folded, and its JSON, as the package ships them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {key: tensor.half().contiguous() for key, tensor in remove_spectral_norms(network).state_dict().items()}
+    weights = folder / "biggan-deep-32.safetensors"
+    save_file(state, weights)
+    card = {
+        "config": network.config.to_dict(),
+        "class_names": CLASS_NAMES,
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "training": {},
+    }
+    (folder / "biggan-deep-32.json").write_text(json.dumps(card))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the weights of a small biggan-deep-32; not to be written to."""
+    return write_package_layout(tmp_path_factory.mktemp("weights"), make_network())
+
+
+@pytest.fixture
+def network_maker() -> Callable[..., BigGAN]:
+    """`make_network`, for tests that want another one."""
+    return make_network
+
+
+@pytest.fixture
+def published_layout() -> Callable[[Path, BigGAN], Path]:
+    """`write_published_layout`."""
+    return write_published_layout
+
+
+@pytest.fixture
+def package_layout() -> Callable[[Path, BigGAN], Path]:
+    """`write_package_layout`."""
+    return write_package_layout
