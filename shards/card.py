@@ -125,7 +125,10 @@ WebDataset, or any tar reader:
     import webdataset
     webdataset.WebDataset("DIR/data/train-000000.tar", shardshuffle=False)
 
-timm: `create_dataset("wds/", root="DIR", split="train", input_key="anchor.{recipe.image["format"]}")`.
+timm, on the anchors (decoded images are always called jpg there, hence the second name):
+
+    from timm.data import create_dataset
+    create_dataset("wds/", root="DIR", split="train", input_key="anchor.{recipe.image["format"]};jpg")
 
 ## Checking
 

@@ -88,10 +88,12 @@ def verify(directory: Path, fast: bool, jobs: int | None, as_json: bool) -> None
 @_JSON
 def preview(directory: Path, out: Path, groups: int, first: int, scale: int | None, as_json: bool) -> None:
     """Draw a contact sheet of DIR: one row per group, the anchor and its views."""
+    from shards.manifest import load_manifest
     from shards.sheet import preview
 
     preview(directory, out=out, groups=groups, first=first, scale=scale)
     if as_json:
-        click.echo(json.dumps({"out": str(out), "first": first, "groups": groups}))
+        shown = min(groups, load_manifest(directory).num_groups - first)
+        click.echo(json.dumps({"out": str(out), "first": first, "groups": shown}))
     else:
         click.echo(f"wrote {out}")

@@ -63,7 +63,12 @@ def decode_into(data: bytes | memoryview, image_format: str, out: np.ndarray) ->
         ValueError: the file does not decode, or the image is of another size.
     """
     if image_format == "jpg":
-        shape = simplejpeg.decode_jpeg(data, "RGB", False, False, 0, 0, 1.0, out).shape
+        try:
+            shape = simplejpeg.decode_jpeg(data, "RGB", False, False, 0, 0, 1.0, out).shape
+        except ValueError:
+            shape = (*simplejpeg.decode_jpeg_header(data)[:2], 3)  # raises too, unless the image is only too large
+            if shape == out.shape:
+                raise
     else:
         pixels = _decode_png(data)
         shape = pixels.shape

@@ -30,7 +30,7 @@ from typing import Any
 
 import click
 
-_COUNT_PATTERN = re.compile(r"(\d[\d_]*(?:\.\d+)?)(?:e(\d{1,2}))?([kKmMgG]?)")
+_COUNT_PATTERN = re.compile(r"(\d[\d_]*(?:\.\d+)?)(?:e(\d{1,2}))?([kKmMgG]?)", re.ASCII)
 _COUNT_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _LARGEST_COUNT = 10**15
 

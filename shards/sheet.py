@@ -25,6 +25,7 @@ _RULE = (222, 226, 230)
 
 _MARGIN = 28
 _GAP = 6
+_ANCHOR_GAP = 8  # more between the anchor and its views
 _LABEL_WIDTH = 148
 _BLOCK_GAP = 36
 _TARGET_PIXELS = 112  # an image on the sheet is at least about this wide
@@ -42,7 +43,7 @@ class _Layout:
 
     @property
     def block_width(self) -> int:
-        return _LABEL_WIDTH + self.num_images * (self.cell + _GAP) - _GAP
+        return _LABEL_WIDTH + self.num_images * (self.cell + _GAP) - _GAP + (_ANCHOR_GAP if self.num_images > 1 else 0)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -57,7 +58,8 @@ class _Layout:
         """Upper left of an image of the number-th group on the sheet."""
         block, row = divmod(number, self.rows)
         left = _MARGIN + block * (self.block_width + _BLOCK_GAP) + _LABEL_WIDTH
-        return left + column * (self.cell + _GAP), self.top + row * (self.cell + _GAP)
+        left += column * (self.cell + _GAP) + (_ANCHOR_GAP if column else 0)
+        return left, self.top + row * (self.cell + _GAP)
 
 
 def preview(
@@ -140,7 +142,8 @@ def _draw_title(draw: ImageDraw.ImageDraw, dataset: GroupDataset, layout: _Layou
 
 
 def _describe(view: Mapping[str, JSON]) -> str:
-    values = [f"{name} {value}" for name, value in view.items() if name != "policy"]
+    parameters = [(name, value) for name, value in view.items() if name != "policy"]
+    values = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in parameters]
     return ", ".join([str(view.get("policy", "")), *values]).strip(", ")
 
 

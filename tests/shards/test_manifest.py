@@ -1,0 +1,140 @@
+"""The recipe id says what decides the pixels; the manifest says when it was altered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shards import DamageError, Manifest, Recipe, load_manifest
+from shards.manifest import member_names
+
+GOLDEN_ID = "905ded6d1f57b19c978c3d5131b285cee426bf1beb40d74038fdd82be44dff18"
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def test_the_recipe_id_is_pinned(recipe: MakeRecipe) -> None:
+    assert recipe().id == GOLDEN_ID
+
+
+def test_equal_numbers_give_one_recipe_id(recipe: MakeRecipe) -> None:
+    a = recipe(source={"truncation": 1.0, "generator": "g"})
+    b = recipe(source={"generator": "g", "truncation": np.float64(1)})
+    assert a.id == b.id
+    assert a.difference(b) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"source": {"generator": "smooth-noise", "truncation": 0.5}},
+            "source.truncation: 1.0 in the folder, 0.5 asked for",
+        ),
+        ({"views": ({"policy": "gaussian", "std": 0.5},)}, "views.0.std: 0.3 in the folder, 0.5 asked for"),
+        ({"seed": 1}, "seed: 0 in the folder, 1 asked for"),
+        ({"classes": (3, 5)}, "classes: [3, 5, 8] in the folder, [3, 5] asked for"),
+        ({"source": {"generator": "smooth-noise"}}, "source.truncation: 1.0 in the folder, nothing asked for"),
+        ({"store_latents": True}, "store_latents: False in the folder, True asked for"),
+    ],
+)
+def test_the_first_difference_is_named(recipe: MakeRecipe, changes: dict[str, Any], line: str) -> None:
+    assert recipe().id != recipe(**changes).id
+    assert recipe().difference(recipe(**changes)) == line
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": (5, 3)}, "ascending"),
+        ({"classes": (3, 3)}, "once"),
+        ({"classes": (-1,)}, "from 0 on"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"source": {"truncation": float("nan")}}, "source.truncation: nan"),
+        ({"image": {"size": 32, "format": "gif"}}, "jpg or png"),
+        ({"image": {"size": 32, "format": "png", "quality": 95}}, "png has format, size"),
+        ({"image": {"size": 0, "format": "png"}}, "size"),
+        ({"image": {"size": 8, "format": "jpg", "quality": 101, "subsampling": "444"}}, "quality"),
+        ({"image": {"size": 8, "format": "jpg", "quality": 95, "subsampling": "411"}}, "subsampling"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(recipe: MakeRecipe, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recipe(**changes)
+
+
+def test_a_recipe_cannot_be_changed_from_outside(recipe: MakeRecipe) -> None:
+    source = {"generator": "g"}
+    made = recipe(source=source)
+    before = made.id
+    source["generator"] = "h"
+    made.to_json()["source"]["generator"] = "h"
+    assert made.id == before
+
+
+def test_members_come_in_one_order(recipe: MakeRecipe) -> None:
+    views = ({"policy": "independent"},) * 2
+    image = {"size": 8, "format": "png"}
+    assert member_names(recipe(views=views, image=image, store_latents=True)) == (
+        "anchor.png",
+        "view0.png",
+        "view1.png",
+        "latents.npy",
+        "json",
+    )
+
+
+def test_the_manifest_survives_the_round_trip(shared_dataset: Path) -> None:
+    manifest = load_manifest(shared_dataset)
+    assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
+    assert (manifest.num_groups, manifest.shard_size, [shard.count for shard in manifest.shards]) == (10, 4, [4, 4, 2])
+    assert manifest.class_names == {3: "cat", 5: "dog", 8: "ship"}
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda data: data["recipe"].update(seed=1),
+        lambda data: data.update(num_groups=11),
+        lambda data: data["shards"].pop(),
+        lambda data: data["shards"][0].update(name="other.tar"),
+        lambda data: data.pop("render"),
+        lambda data: data["recipe"].update(more=1),
+    ],
+)
+def test_an_altered_manifest_is_damage(dataset: Path, alter: Callable[[dict[str, Any]], object]) -> None:
+    data = json.loads((dataset / "manifest.json").read_text())
+    alter(data)
+    (dataset / "manifest.json").write_text(json.dumps(data))
+    with pytest.raises(DamageError, match="altered"):
+        load_manifest(dataset)
+
+
+def test_half_a_manifest_is_damage(dataset: Path) -> None:
+    text = (dataset / "manifest.json").read_bytes()
+    (dataset / "manifest.json").write_bytes(text[: len(text) // 2])
+    with pytest.raises(DamageError, match="not JSON"):
+        load_manifest(dataset)
+
+
+def test_a_later_format_asks_for_an_update(dataset: Path) -> None:
+    data = json.loads((dataset / "manifest.json").read_text())
+    (dataset / "manifest.json").write_text(json.dumps({**data, "format": 2}))
+    with pytest.raises(ValueError, match="update the package"):
+        load_manifest(dataset)
+
+
+def test_no_manifest_says_what_to_do(dataset: Path, tmp_path: Path) -> None:
+    (dataset / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="run the same synthgen render again"):
+        load_manifest(dataset)
+    with pytest.raises(ValueError, match="not a dataset"):
+        load_manifest(tmp_path)
+    with pytest.raises(ValueError, match="no folder"):
+        load_manifest(tmp_path / "nowhere")

@@ -1,0 +1,156 @@
+"""verify finds every kind of damage, names what is damaged, and says how to repair it; the repair works."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards import GroupDataset, Manifest, Recipe, verify
+
+Build = Callable[..., Manifest]
+
+TAR = "data/train-000001.tar"
+
+
+def alter(path: Path, old: bytes, new: bytes) -> None:
+    """Replaces the first occurrence in place."""
+    data = path.read_bytes()
+    assert old in data and len(old) == len(new)
+    path.write_bytes(data.replace(old, new, 1))
+
+
+def flip_byte_in_padding(dataset: Path) -> None:
+    data = bytearray((dataset / TAR).read_bytes())
+    data[-1] ^= 1
+    (dataset / TAR).write_bytes(data)
+
+
+def flip_byte_in_image(dataset: Path) -> None:
+    opened = GroupDataset(dataset)
+    place = (dataset / TAR).read_bytes().index(bytes(opened.read(5, "anchor.jpg")))
+    data = bytearray((dataset / TAR).read_bytes())
+    data[place + 1] ^= 1  # the start-of-image marker
+    (dataset / TAR).write_bytes(data)
+
+
+def alter_index(dataset: Path) -> None:
+    index = np.load(dataset / "data/train-000001.index.npy")
+    index[2, 1] += 512
+    np.save(dataset / "data/train-000001.index.npy", index)
+
+
+def alter_marker(dataset: Path) -> None:
+    path = dataset / "data/train-000001.done.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": "0" * 64}))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str, bool]] = {
+    "missing shard": (lambda d: (d / TAR).unlink(), f"{TAR} is missing", True),
+    "truncated tar": (lambda d: os.truncate(d / TAR, 5000), f"{TAR} has 5000 bytes, not 20480", True),
+    "empty tar": (lambda d: os.truncate(d / TAR, 0), f"{TAR} has 0 bytes", True),
+    "missing marker": (lambda d: (d / "data/train-000001.done.json").unlink(), "done.json is missing", True),
+    "altered marker": (alter_marker, "done.json does not agree with the manifest", True),
+    "missing index": (lambda d: (d / "data/train-000001.index.npy").unlink(), "index.npy is missing", True),
+    "missing checksums": (lambda d: (d / "SHA256SUMS").unlink(), "SHA256SUMS is missing", True),
+    "altered checksums": (
+        lambda d: alter(d / "SHA256SUMS", b"manifest", b"manifold"),
+        "agree about manifest.json",
+        True,
+    ),
+    "missing card": (lambda d: (d / "README.md").unlink(), "README.md is missing", True),
+    "altered timm table": (lambda d: alter(d / "_info.json", b"10", b"11"), "_info.json does not agree", True),
+    "altered manifest": (lambda d: alter(d / "manifest.json", b'"cat"', b'"cow"'), "agree about manifest.json", True),
+    "flipped byte after the end": (flip_byte_in_padding, "has sha256", False),
+    "flipped byte in an image": (flip_byte_in_image, "000000005.anchor.jpg does not decode", False),
+    "renamed member": (
+        lambda d: alter(d / TAR, b"000000006.view0", b"000000006.view1"),
+        "has no proper header of 000000006.view0.jpg",
+        False,
+    ),
+    "another index": (lambda d: alter(d / TAR, b'"index":5', b'"index":6'), "index is 6, not 5", False),
+    "a class that is none": (lambda d: alter(d / TAR, b'"label":8', b'"label":7'), "label 7 is not a class", False),
+    "another class's name": (lambda d: alter(d / TAR, b'"dog"', b'"cat"'), "class_name is 'cat', not 'dog'", False),
+    "broken json": (lambda d: alter(d / TAR, b'{"class_name"', b'["class_name"'), "is not JSON", False),
+    "altered index": (alter_index, "index.npy does not agree with the tar, from group 000000006 on", False),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_every_damage_is_found_named_and_can_be_repaired(dataset: Path, build: Build, kind: str) -> None:
+    damage, message, seen_when_fast = DAMAGE[kind]
+    damage(dataset)
+    report = verify(dataset)
+    assert not report.ok
+    assert any(message in problem for problem in report.problems), report.problems
+    assert all("\n" not in problem and "run the same synthgen render again" in problem for problem in report.problems)
+    assert verify(dataset, fast=True).ok != seen_when_fast
+    for problem in report.problems:
+        if "; rm " in problem:
+            pattern = problem.split("; rm ")[1].split(" and ")[0]
+            for path in Path("/").glob(pattern.lstrip("/")):
+                path.unlink()
+    build(dataset, 10)
+    assert verify(dataset).ok
+
+
+def test_a_sound_dataset(shared_dataset: Path) -> None:
+    report = verify(shared_dataset)
+    assert report.ok and report.notes == ()
+    assert (report.groups, report.images, report.shards) == (10, 20, 3)
+    assert json.loads(json.dumps(report.to_json()))["ok"] is True
+
+
+def test_all_problems_are_listed(dataset: Path) -> None:
+    for image in range(2):
+        member = ("anchor.jpg", "view0.jpg")[image]
+        for index in (0, 5, 9):
+            start = bytes(GroupDataset(dataset).read(index, member))
+            alter(dataset / f"data/train-00000{index // 4}.tar", start, bytes(len(start)))
+    decode = [problem for problem in verify(dataset).problems if "does not decode" in problem]
+    assert len(decode) == 6
+
+
+def test_processes_share_the_work_and_agree(dataset: Path) -> None:
+    alter(dataset / TAR, b'"index":5', b'"index":6')
+    assert verify(dataset, jobs=2).problems == verify(dataset).problems
+
+
+def test_an_image_of_another_size_is_found(
+    dataset: Path, tmp_path: Path, build: Build, recipe: Callable[..., Recipe]
+) -> None:
+    large = tmp_path / "large"
+    build(large, 10, recipe=recipe(image={"size": 16, "format": "jpg", "quality": 95, "subsampling": "444"}))
+    shutil.copy(large / TAR, dataset / TAR)
+    assert any("it has 16x16 pixels, not 8x8" in problem for problem in verify(dataset).problems)
+
+
+def test_png_latents_and_missing_labels_are_checked_too(
+    tmp_path: Path, build: Build, recipe: Callable[..., Recipe]
+) -> None:
+    build(tmp_path / "d", 5, recipe=recipe(image={"size": 8, "format": "png"}, store_latents=True, classes=()))
+    assert verify(tmp_path / "d").ok
+    alter(tmp_path / "d/data/train-000000.tar", b"NUMPY", b"NUMPX")
+    alter(tmp_path / "d/data/train-000000.tar", b"IDAT", b"IDAX")
+    problems = verify(tmp_path / "d").problems
+    assert any("000000000.latents.npy cannot be read" in problem for problem in problems)
+    assert any("000000000.anchor.png does not decode" in problem for problem in problems)
+
+
+def test_unfinished_growth_is_a_note_not_damage(
+    dataset: Path, build_shard: Callable[..., None], recipe: Callable[..., Recipe]
+) -> None:
+    build_shard(dataset, recipe(), 3, 12, 4)
+    (dataset / "data/.train-000004.tar.9.tmp").write_bytes(b"")
+    report = verify(dataset)
+    assert report.ok and len(report.notes) == 2 and "growing was not finished" in report.notes[0]
+    build_shard(dataset, recipe(), 2, 8, 4)
+    assert list(verify(dataset).problems) == [
+        "data/train-000002.tar holds more groups than the manifest: growing was not finished; "
+        "run the same synthgen render again"
+    ]
