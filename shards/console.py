@@ -48,6 +48,11 @@ _OS_ERROR_FIXES = {
 }
 
 
+_HELP_ASKED = getattr(
+    click.exceptions, "NoArgsIsHelpError", BrokenPipeError
+)  # newer versions of click raise it to show the help
+
+
 class DamageError(Exception):
     """Files that exist are not what they should be: truncated, altered, or not decodable. Exit code 1."""
 
@@ -75,7 +80,7 @@ class CommandGroup(click.Group):
 def _errors_as_one_line(ctx: click.Context) -> Iterator[None]:
     try:
         yield
-    except (OneLineError, click.exceptions.NoArgsIsHelpError, BrokenPipeError):
+    except (OneLineError, BrokenPipeError, _HELP_ASKED):
         raise
     except click.UsageError as error:
         command = (error.ctx or ctx).command_path
@@ -126,7 +131,7 @@ def parse_count(text: str) -> int:
     return int(value)
 
 
-class Count(click.ParamType[int]):
+class Count(click.ParamType):
     """Command-line type of a count above zero: 1300000, 1.3M, 4k, 2e4."""
 
     name = "count"

@@ -21,6 +21,7 @@ from shards.console import DamageError
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
 DATA_FOLDER = "data"
+_REPAIR = "delete the file and run the same synthgen render again"
 LARGEST_NUM_GROUPS = 10**9  # a key has nine digits
 
 _SUBSAMPLINGS = ("444", "422", "420")
@@ -250,11 +251,9 @@ class Manifest:
             )
             stored_id = data["recipe_id"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DamageError(f"the manifest was altered ({type(error).__name__}: {error}); restore it") from error
+            raise DamageError(f"the manifest was altered ({type(error).__name__}: {error})") from error
         if stored_id != recipe.id:
-            raise DamageError(
-                f"the manifest's recipe was altered: its id is {recipe.id[:12]}…, not {stored_id[:12]}…; restore it"
-            )
+            raise DamageError(f"the manifest's recipe was altered: its id is {recipe.id[:12]}…, not {stored_id[:12]}…")
         return manifest
 
 
@@ -283,9 +282,9 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
     try:
         return Manifest.from_json(json.loads(text))
     except DamageError as error:
-        raise DamageError(f"{path}: {error}") from error
+        raise DamageError(f"{path}: {error}; {_REPAIR}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DamageError(f"{path} is not JSON ({error}); restore it or run the same synthgen render again") from error
+        raise DamageError(f"{path} is not JSON ({error}); {_REPAIR}") from error
 
 
 def _why_no_manifest(directory: Path) -> str:
@@ -299,7 +298,7 @@ def _why_no_manifest(directory: Path) -> str:
 def check_format(data: Mapping[str, JSON], what: str) -> None:
     """Raises ValueError when `data` was written by another version of the format, DamageError when it is no object."""
     if not isinstance(data, dict) or "format" not in data:
-        raise DamageError(f"the {what} has no field 'format'; restore it")
+        raise DamageError(f"the {what} has no field 'format'")
     if data["format"] != FORMAT:
         raise ValueError(f"the {what} is of format {data['format']}, this version reads {FORMAT}: update the package")
 
