@@ -1,1 +1,124 @@
+"""Learns an encoder from groups of images that belong together, and scores it on real photographs.
 
+    import contrast
+
+    contrast.train(shards="datasets/demo", out="runs/demo", epochs=20)
+    contrast.evaluate(run="runs/demo", data="cifar10", num_train=10_000)
+    contrast.write_report(run="runs/demo", out="report.html")
+
+Every command of `contrast --help` is one of these functions. torch is imported when the first of them is called.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from contrast.evaluation.scoring import Evaluation
+    from contrast.real_data import Fetched
+    from contrast.training import TrainSummary
+
+__all__ = ["evaluate", "fetch_cifar10", "train", "write_report"]
+
+
+def train(
+    *,
+    shards: str | Path,
+    out: str | Path,
+    n: int | None = None,
+    samples: int | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    precision: str = "auto",
+    device: str = "auto",
+    num_threads: int | None = None,
+    num_workers: int | None = None,
+    checkpoint_seconds: float = 60.0,
+    tensorboard: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> TrainSummary:
+    """Trains an encoder on a dataset of groups, or goes on with the run in `out`; see `contrast train --help`.
+
+    Args:
+        n: the first n groups only.
+        samples, steps, epochs: the duration, exactly one of them: groups seen, optimiser steps, or passes.
+        precision: float32, bfloat16, or auto: what the run began with, else what this device is fast at.
+        settings: further fields of contrast.config.TrainConfig, such as objective="supcon" or batch_size=512.
+
+    Raises:
+        ValueError: something does not fit; the message says what to do.
+        DamageError: the dataset or the checkpoint is damaged.
+    """
+    from contrast.starting import configure_run
+    from contrast.training import RunOptions, train_encoder
+
+    config = configure_run(
+        shards=shards,
+        out=out,
+        n=n,
+        samples=samples,
+        steps=steps,
+        epochs=epochs,
+        precision=precision,
+        device=device,
+        settings=settings,
+    )
+    options = {} if num_workers is None else {"num_workers": num_workers}
+    return train_encoder(
+        config,
+        shards=shards,
+        out=out,
+        n=n,
+        options=RunOptions(
+            device=device,
+            num_threads=num_threads,
+            checkpoint_seconds=checkpoint_seconds,
+            tensorboard=tensorboard,
+            quiet=quiet,
+            **options,
+        ),
+    )
+
+
+def evaluate(
+    *,
+    run: str | Path,
+    data: str,
+    data_train: str | None = None,
+    data_root: str | Path | None = None,
+    num_train: int | None = None,
+    k: int = 10,
+    device: str = "auto",
+    num_threads: int | None = None,
+    quiet: bool = False,
+) -> Evaluation:
+    """Scores a run on labelled images, beside raw pixels and a random encoder; see `contrast eval --help`."""
+    from contrast.evaluation.scoring import evaluate_run
+
+    return evaluate_run(
+        run,
+        data=data,
+        data_train=data_train,
+        data_root=data_root,
+        num_train=num_train,
+        k=k,
+        device=device,
+        num_threads=num_threads,
+        quiet=quiet,
+    )
+
+
+def fetch_cifar10(*, out: str | Path) -> Fetched:
+    """Fetches CIFAR-10 into a folder and checks it; see `contrast data cifar10 --help`."""
+    from contrast.real_data import fetch_cifar10 as fetch
+
+    return fetch(Path(out))
+
+
+def write_report(*, run: str | Path, out: str | Path, sheet: str | Path | None = None) -> Path:
+    """Writes one self-contained HTML page about a run; see `contrast report --help`."""
+    from contrast.report import write_report as write
+
+    return write(Path(run), Path(out), sheet=None if sheet is None else Path(sheet))

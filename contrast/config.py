@@ -1,7 +1,7 @@
 """What a training run is: everything that decides its weights, as one frozen record that lies as JSON beside them.
 
-    config = TrainConfig(steps=600, objective="simclr")
-    TrainConfig.from_json(config.to_json()) == config
+config = TrainConfig(steps=600, objective="simclr")
+TrainConfig.from_json(config.to_json()) == config
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from contrast.augment import AugmentConfig
+from contrast.data import count_steps_per_epoch
 from contrast.encoders import ENCODERS
 from contrast.objectives import OBJECTIVES
 from shards.canonical import JSON, first_difference
@@ -34,11 +35,11 @@ class TrainConfig:
     """See contrast.encoders."""
     batch_size: int = 256
     """Groups of a step, over all processes; a step sees this many times the images of a group."""
-    optimizer: str = "sgd"
-    """sgd (momentum 0.9) or adamw."""
-    learning_rate: float = 0.5
+    optimizer: str = "adamw"
+    """adamw, or sgd with momentum 0.9."""
+    learning_rate: float = 2e-3
     """Peak, for this batch size; reached after the warm-up, then a half cosine down to zero."""
-    weight_decay: float = 5e-4
+    weight_decay: float = 0.05
     """Of the weights alone; biases and normalisation are left free."""
     warmup: float = 0.1
     """Share of the steps in which the learning rate grows linearly."""
@@ -92,7 +93,7 @@ class TrainConfig:
         unknown = set(data) - {f.name for f in dataclasses.fields(cls)}
         if unknown:
             raise ValueError(f"the run has settings that this version does not know: {', '.join(sorted(unknown))}")
-        augment = {name: tuple(v) if isinstance(v, list) else v for name, v in data["augment"].items()}
+        augment: dict[str, JSON] = {name: tuple(v) if isinstance(v, list) else v for name, v in data["augment"].items()}
         return cls(**{**data, "augment": AugmentConfig(**augment)})
 
     def difference(self, other: TrainConfig) -> str | None:
@@ -100,9 +101,7 @@ class TrainConfig:
         return first_difference(self.to_json(), other.to_json())
 
 
-def steps_of(
-    *, samples: int | None, steps: int | None, epochs: float | None, num_groups: int, batch_size: int
-) -> int:
+def steps_of(*, samples: int | None, steps: int | None, epochs: float | None, num_groups: int, batch_size: int) -> int:
     """Optimiser steps of a duration given in exactly one of three ways: groups seen, steps, or passes over the groups.
 
     A pass is num_groups // batch_size steps: the incomplete batch at its end is dropped.
@@ -113,13 +112,14 @@ def steps_of(
     given = [name for name, value in (("samples", samples), ("steps", steps), ("epochs", epochs)) if value is not None]
     if len(given) != 1:
         raise ValueError(f"give exactly one of --samples, --steps and --epochs (given: {', '.join(given) or 'none'})")
+    steps_per_epoch = count_steps_per_epoch(num_groups, batch_size)
     if steps is not None:
         count = steps
     elif samples is not None:
         count = samples // batch_size
     else:
         assert epochs is not None
-        count = round(epochs * (num_groups // batch_size))
+        count = round(epochs * steps_per_epoch)
     if count < 1:
         raise ValueError(
             f"--{given[0]} is shorter than one step of {batch_size} groups: train longer or use a smaller batch"

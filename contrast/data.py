@@ -62,6 +62,20 @@ def draw_order(num_groups: int, *, seed: int, epoch: int) -> ndarray:
     return np.argsort(words, kind="stable")
 
 
+def count_steps_per_epoch(num_groups: int, batch_size: int) -> int:
+    """Whole batches in one pass over the groups; what is left over is not seen in that pass.
+
+    Raises:
+        ValueError: there is not even one.
+    """
+    if batch_size > num_groups:
+        raise ValueError(
+            f"batch size {batch_size} is larger than the {num_groups} groups: "
+            f"use --batch-size {num_groups} or less, or more groups"
+        )
+    return num_groups // batch_size
+
+
 class GroupBatches:
     """The batches of a run, by step number.
 
@@ -85,14 +99,9 @@ class GroupBatches:
         num_workers: int = NUM_WORKERS,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        if batch_size > len(dataset):
-            raise ValueError(
-                f"batch size {batch_size} is larger than the {len(dataset)} groups: "
-                f"use --batch-size {len(dataset)} or less, or more groups"
-            )
         if batch_size % world_size:
             raise ValueError(f"batch size {batch_size} does not divide among {world_size} processes: use a multiple")
-        self.steps_per_epoch = len(dataset) // batch_size
+        self.steps_per_epoch = count_steps_per_epoch(len(dataset), batch_size)
         self._dataset = dataset
         self._batch_size = batch_size
         self._share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)

@@ -1,7 +1,7 @@
 """One process or several started by torchrun: who we are, which device is ours, and what the processes agree on.
 
-    with process_group("cpu") as place:
-        place.rank, place.world_size, place.device
+with process_group("cpu") as place:
+    place.rank, place.world_size, place.device
 """
 
 from __future__ import annotations

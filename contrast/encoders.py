@@ -1,7 +1,7 @@
 """Encoders: images in [0, 1] to features. Small inputs get the stem that keeps their resolution.
 
-    encoder = build_encoder("resnet18", image_size=32)
-    features = encoder(images)            # [B, 3, 32, 32] -> [B, 512]
+encoder = build_encoder("resnet18", image_size=32)
+features = encoder(images)            # [B, 3, 32, 32] -> [B, 512]
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What the steps since the last record cost and brought.
 
-    meter = Meter(device, images_per_step=512)
-    meter.add_step(loss, waited_seconds=0.01)
-    figures = meter.take(place)           # mean loss, views/s, share of time spent waiting; starts over
+meter = Meter(device, images_per_step=512)
+meter.add_step(loss, waited_seconds=0.01)
+figures = meter.take(place)           # mean loss, views/s, share of time spent waiting; starts over
 """
 
 from __future__ import annotations

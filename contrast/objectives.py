@@ -1,6 +1,6 @@
 """What counts as the same: an objective gives every image of a batch its id, and equal ids attract.
 
-    ids = OBJECTIVES["simclr"](group_indices, labels, num_images=2)   # [B * num_images]
+ids = OBJECTIVES["simclr"](group_indices, labels, num_images=2)   # [B * num_images]
 """
 
 from __future__ import annotations

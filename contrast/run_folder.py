@@ -1,10 +1,10 @@
 """The folder of a run: one job at a time, one configuration for good, and everything needed to read it later.
 
-    RUN/config.json        the configuration, and which groups it was trained on
-    RUN/environment.json   versions and hardware of every process that worked on it, in order
-    RUN/metrics.jsonl      loss and speed over the steps
-    RUN/checkpoint.pt      the newest state
-    RUN/evaluate.json      the newest scores (contrast eval)
+RUN/config.json        the configuration, and which groups it was trained on
+RUN/environment.json   versions and hardware of every process that worked on it, in order
+RUN/metrics.jsonl      loss and speed over the steps
+RUN/checkpoint.pt      the newest state
+RUN/evaluate.json      the newest scores (contrast eval)
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ def read_run(run: Path) -> RunRecord:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
             raise ValueError(f"{path} is of format {data['format']}, this version reads {FORMAT}: update the package")
-        return RunRecord(
-            config=TrainConfig.from_json(data["config"]), trained_on=TrainedOn(**data["trained_on"])
-        )
+        return RunRecord(config=TrainConfig.from_json(data["config"]), trained_on=TrainedOn(**data["trained_on"]))
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{run} is not a run (no {CONFIG_NAME}): give the folder of contrast train --out") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:

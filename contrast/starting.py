@@ -1,0 +1,69 @@
+"""From what a person asks for to the configuration of a run: durations become steps, automatic choices are made once.
+
+config = configure_run(shards="datasets/demo", out="runs/demo", epochs=20, settings={"objective": "supcon"})
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from contrast.config import TrainConfig, steps_of
+from contrast.distributed import resolve_device
+from contrast.optimizer import default_settings
+from contrast.run_folder import recorded_config
+from shards.dataset import GroupDataset
+
+
+def configure_run(
+    *,
+    shards: str | Path,
+    out: str | Path,
+    n: int | None = None,
+    samples: int | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    precision: str = "auto",
+    device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+) -> TrainConfig:
+    """The configuration of a run, before anything is written.
+
+    Raises:
+        ValueError: a setting is unknown or out of its range, or the duration is not given exactly once.
+    """
+    chosen = dict(settings or {})
+    fields = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    unknown = sorted(set(chosen) - set(fields))
+    if unknown:
+        raise ValueError(f"unknown setting {unknown[0]!r}: choose among {', '.join(fields)}")
+    if precision == "auto":
+        begun = recorded_config(Path(out))
+        precision = begun.precision if begun is not None else fastest_precision(resolve_device(device))
+    provisional = TrainConfig(**{**chosen, "steps": 1, "precision": precision})  # refuses wrong settings first
+    for name, value in default_settings(provisional.optimizer, batch_size=provisional.batch_size).items():
+        if name not in chosen:
+            provisional = dataclasses.replace(provisional, **{name: value})
+    count = steps_of(
+        samples=samples,
+        steps=steps,
+        epochs=epochs,
+        num_groups=len(GroupDataset(shards, n=n)),
+        batch_size=provisional.batch_size,
+    )
+    return dataclasses.replace(provisional, steps=count)
+
+
+def fastest_precision(device: torch.device) -> str:
+    """bfloat16 on GPUs and on CPUs that multiply it in hardware (1.8 times float32's speed there), else float32."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    try:
+        words = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return "float32"
+    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(words) else "float32"
