@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from shards.canonical import JSON, canonical_json, first_difference, normalised_numbers, plain_copy, shorten
@@ -98,7 +99,7 @@ class Recipe:
         """Number of views beside the anchor."""
         return len(self.views)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """sha256 (hex) of the recipe's canonical JSON; 1 and 1.0 give the same one."""
         return hashlib.sha256(canonical_json(normalised_numbers(self.to_json())).encode()).hexdigest()

@@ -13,9 +13,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from shards.canonical import JSON, plain_copy
+from shards.canonical import JSON, canonical_json, plain_copy
 from shards.console import DamageError
 from shards.manifest import (
     DATA_FOLDER,
@@ -97,9 +98,9 @@ class Marker:
         check_format(data, "marker")
         try:
             fields = {key: value for key, value in data.items() if key not in ("format", "recipe_id")}
-            fields["recipe"] = Recipe.from_json(data["recipe"])
+            fields["recipe"] = _parse_recipe(canonical_json(data["recipe"]))
             fields["render"] = RenderSettings.from_json(data["render"])
-            fields["class_names"] = {int(label): name for label, name in data["class_names"].items()}
+            fields["class_names"] = _parse_class_names(canonical_json(data["class_names"]))
             marker = cls(**fields)
             unaltered = data["recipe_id"] == marker.recipe.id
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -107,6 +108,18 @@ class Marker:
         if not unaltered:
             raise DamageError("the marker's recipe was altered: its id is another one")
         return marker
+
+
+# Thousands of markers hold one recipe and the same thousand class names: parsed and kept once, they cost neither the
+# seconds nor the gigabyte.
+@lru_cache(maxsize=8)
+def _parse_recipe(text: str) -> Recipe:
+    return Recipe.from_json(json.loads(text))
+
+
+@lru_cache(maxsize=8)
+def _parse_class_names(text: str) -> Mapping[int, str]:
+    return {int(label): name for label, name in json.loads(text).items()}
 
 
 def marker_path(directory: Path, shard_index: int) -> Path:
