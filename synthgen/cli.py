@@ -77,8 +77,8 @@ def main() -> None:
 def render(dry_run: bool, quiet: bool, **options: Any) -> None:
     """Render N groups into the folder OUT.
 
-    Stopped at any time, even by a power cut, the same command continues; with a larger --n it grows the dataset. Group i
-    depends on the options and on i alone, so a smaller dataset is the beginning of a larger one.
+    Stopped at any time, even by a power cut, the same command continues; with a larger --n it grows the dataset.
+    Group i depends on the options and on i alone, so a smaller dataset is the beginning of a larger one.
     """
     from synthgen.job import RenderConfig, render_dataset
 
@@ -94,11 +94,12 @@ def render(dry_run: bool, quiet: bool, **options: Any) -> None:
 def _dry_run(config: Any) -> Iterable[tuple[str, str]]:
     from shards.folder import check_folder
     from synthgen.estimate import estimate_render
+    from synthgen.generators.architecture import PUBLISHED_CONFIGS
     from synthgen.generators.weight_files import default_folder, find_weights, published_address
     from synthgen.job import check_disk, prepare_job, survey_folder
 
     check_folder(config.out)
-    if config.weights is None and find_weights(config.generator) is None and config.generator != "biggan-deep-32":
+    if config.weights is None and config.generator in PUBLISHED_CONFIGS and not find_weights(config.generator):
         yield "generator", config.generator
         yield "weights", f"not here yet; would be fetched from {published_address(config.generator)}"
         yield "", f"to {default_folder(config.generator)}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shards.canonical import first_difference
 from shards.codec import default_subsampling
 from shards.console import format_bytes, parse_count
 from shards.manifest import (
@@ -118,6 +119,8 @@ class FolderState:
     """Shards to render, in order; one that only has to become longer comes last."""
     manifest: Manifest | None
     """The finished dataset that stands there, if any."""
+    other_environment: str | None
+    """The first difference between this machine and the one that made the shards there; their last bits may differ."""
 
     @property
     def missing_groups(self) -> int:
@@ -186,6 +189,8 @@ def survey_folder(job: RenderJob) -> FolderState:
     Raises:
         ValueError: the folder holds another dataset, or more groups of an unfinished one than asked for.
     """
+    from synthgen.devices import describe_environment
+
     done = completed_shards(job.directory, recipe=job.recipe, render=job.render, shard_size=job.shard_size)
     manifest = load_manifest(job.directory) if (job.directory / MANIFEST_NAME).exists() else None
     num_groups = max(job.num_groups, manifest.num_groups if manifest else 0)
@@ -203,8 +208,14 @@ def survey_folder(job: RenderJob) -> FolderState:
             f"{job.directory} holds {held} groups of an unfinished larger render, more than {num_groups}: "
             f"ask for --n {held} or more, and read a prefix of it"
         )
+    here = describe_environment(job.device)
+    differences = (first_difference(marker.environment, here) for marker in done.values())
     return FolderState(
-        num_groups=num_groups, num_shards=len(shards), missing=tuple(missing), manifest=manifest if finished else None
+        num_groups=num_groups,
+        num_shards=len(shards),
+        missing=tuple(missing),
+        manifest=manifest if finished else None,
+        other_environment=next((text for text in differences if text is not None), None),
     )
 
 

@@ -64,12 +64,14 @@ def load_network(files: WeightFiles) -> BigGAN:
     if folded:
         remove_spectral_norms(network)
     try:
-        missing = network.load_state_dict(state, strict=False).missing_keys
+        absent = network.load_state_dict(state, strict=False).missing_keys
     except RuntimeError as error:  # shapes differ
         raise ValueError(
             f"{files.path} holds the weights of another network than its configuration: give --weights the folder "
             "where both belong together"
         ) from error
+    # Torch goes on asking for what a spectral norm had after the norm was removed.
+    missing = [key for key in network.state_dict() if key in absent]
     if missing:
         raise ValueError(
             f"{files.path} lacks {len(missing)} of the network's tensors ({missing[0]}, …): "

@@ -123,7 +123,7 @@ def download_weights(name: str) -> Path:
         download_url_to_file(address, str(target), progress=True)
     except (URLError, OSError) as error:
         raise ValueError(
-            f"cannot fetch the weights of {name} ({_reason(error)}): download {address} elsewhere, put it into a folder "
+            f"cannot fetch the weights of {name} ({_reason(error)}): fetch {address} elsewhere, put it into a folder "
             "as pytorch_model.bin, and give the folder as --weights"
         ) from error
     return target

@@ -38,8 +38,8 @@ def make_network(*, seed: int = 0, **changes: object) -> BigGAN:
     with torch.no_grad():
         for module in network.modules():
             if hasattr(module, "running_means"):
-                module.running_means.normal_(0, 0.3)
-                module.running_vars.uniform_(0.05, 0.3)
+                module.running_means.normal_(0, 0.2)
+                module.running_vars.uniform_(0.5, 1.5)
             if hasattr(module, "gamma"):
                 module.gamma.fill_(0.5)
         network.generator.bn.weight.fill_(2.0)

@@ -1,0 +1,141 @@
+"""The command line: its options as a list, so that growth is a decision, and what it prints."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import synthgen
+from synthgen.cli import _SECTIONS, main, render
+from synthgen.generators import weight_files
+from synthgen.job import RenderConfig
+
+RENDER_OPTIONS = [
+    "--n",
+    "--out",
+    "--generator",
+    "--weights",
+    "--classes",
+    "--truncation",
+    "--seed",
+    "--views",
+    "--std",
+    "--num-views",
+    "--size",
+    "--format",
+    "--quality",
+    "--store-latents",
+    "--shard-size",
+    "--device",
+    "--dtype",
+    "--batch-size",
+    "--dry-run",
+    "--quiet",
+]
+
+
+def test_the_options_are_these() -> None:
+    assert sorted(main.commands) == ["generators", "render"]
+    assert [option for param in render.params for option in param.opts] == RENDER_OPTIONS
+
+
+def test_options_and_python_names_are_the_same() -> None:
+    names = {str(param.name) for param in render.params} - {"dry_run", "quiet"}
+    assert names == set(RenderConfig.__dataclass_fields__)
+    assert {name for section in _SECTIONS.values() for name in section} == names | {"dry_run", "quiet"}
+
+
+def test_help_teaches() -> None:
+    text = CliRunner().invoke(main, ["render", "--help"]).stdout
+    for word in (*RENDER_OPTIONS, "What:", "Views:", "Images:", "How:", "Examples:", "shards preview"):
+        assert word in text
+    defaults = {
+        "--generator": RenderConfig.__dataclass_fields__["generator"].default,
+        "--std": synthgen.job.make_policy("gaussian").recipe()["std"],
+        "--format": RenderConfig.__dataclass_fields__["format"].default,
+        "--shard-size": synthgen.job.DEFAULT_SHARD_SIZE,
+    }
+    flat = re.sub(r"\s+", " ", text)
+    for option, default in defaults.items():
+        assert re.search(rf"{option} [A-Z]+ [^\[]*\[default: {default}\]", flat), option
+
+
+def test_examples_parse() -> None:
+    examples = [line.split("  ")[0].split() for line in str(render.epilog).splitlines() if "synthgen render" in line]
+    examples = [
+        words[words.index("render") + 1 :]
+        for words in map(str.split, str(render.epilog).splitlines())
+        if words[:2] == ["synthgen", "render"]
+    ]
+    assert len(examples) >= 5
+    for words in examples:
+        words = words[: next((i for i, word in enumerate(words) if word in ("again:", "grows")), None)]
+        params = render.make_context("render", list(words)).params
+        assert params["n"] > 0 and params["out"]
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys, synthgen.cli\n"
+        "try: synthgen.cli.main(['render', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'scipy', 'matplotlib', 'torchvision') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ast.literal_eval(done.stdout.splitlines()[-1]) == []
+
+
+def test_dry_run_counts_and_writes_nothing(tiny_weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "d"
+    options = [f"--out={out}", f"--weights={tiny_weights}", "--device=cpu", "--shard-size=100", "--batch-size=20"]
+    result = CliRunner().invoke(main, ["render", "--n=250", *options, "--dry-run"])
+    assert result.exit_code == 0, result.output
+    assert not out.exists()
+    said = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in result.stdout.splitlines())
+    assert said["shards"] == "3, 3 to render" and said["groups"] == "250, 250 to render"
+    assert said["time"].startswith("about ") and said["disk left"].endswith("B")
+
+    done = CliRunner().invoke(main, ["render", "--n=100", *options, "--quiet"])
+    assert done.exit_code == 0 and done.stdout == ""
+    result = CliRunner().invoke(main, ["render", "--n=250", *options, "--dry-run"])
+    said = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in result.stdout.splitlines())
+    manifest = synthgen.job.load_manifest(out)
+    assert said["recipe"] == manifest.recipe.id
+    assert said["shards"] == "3, 2 to render" and said["groups"] == "250, 150 to render"
+    number, unit = said["size"].removeprefix("about ").removesuffix(" more").split()
+    estimated = float(number) * {"kB": 1e3, "MB": 1e6}[unit]
+    assert estimated == pytest.approx(1.5 * manifest.total_bytes, rel=0.1)
+
+
+def test_dry_run_fetches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_files, "default_folder", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr(weight_files, "download_weights", lambda name: pytest.fail("fetched"))
+    result = CliRunner().invoke(
+        main, ["render", "--n=4", f"--out={tmp_path / 'd'}", "--generator=biggan-deep-128", "--dry-run"]
+    )
+    assert result.exit_code == 0 and "not here yet" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_generators_as_table_and_as_json() -> None:
+    rows = json.loads(CliRunner().invoke(main, ["generators", "--json"]).stdout)
+    assert rows == synthgen.list_generators()
+    table = CliRunner().invoke(main, ["generators"]).stdout
+    for row in rows:
+        assert re.search(rf"^{row['name']} +{row['image_size']} ", table, re.MULTILINE)
+    assert "17.92" in table and "50.4 M" in table
+
+
+def test_everything_public_is_documented() -> None:
+    for name in synthgen.__all__:
+        assert getattr(synthgen, name).__doc__, name
+    for command in (main, *main.commands.values()):
+        assert isinstance(command, click.Command) and command.help

@@ -1,0 +1,235 @@
+"""Rendering: prefixes, growth, resumption and single shards give the same bytes, and those are the promised pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import synthgen
+from shards.dataset import GroupDataset
+from shards.manifest import Manifest, Recipe, RenderSettings, load_manifest
+from shards.verification import verify
+from shards.writer import lock_dataset, read_marker
+from synthgen.pipeline import STAGES, ShardRenderer, slowest_stage
+from synthgen.plan import ShardPlan, draw_groups
+from synthgen.views import policy_from_recipe
+
+CPU = torch.device("cpu")
+
+
+def tar_digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("data/*.tar"))}
+
+
+@pytest.fixture
+def render(tiny_weights: Path) -> Iterator[object]:
+    """`synthgen.render` with the tiny generator, in shards of 100 and batches of 20."""
+
+    def run(n: int | str, out: Path, **options: object) -> Manifest:
+        settings = {"weights": tiny_weights, "shard_size": 100, "batch_size": 20, "dtype": "float32", "device": "cpu"}
+        return synthgen.render(n=n, out=out, **({"quiet": True} | settings | options))
+
+    threads = torch.get_num_threads()
+    yield run
+    assert torch.get_num_threads() == threads, "the process's own setting is put back"
+
+
+def test_a_dataset_is_what_its_recipe_says(render, tiny_weights: Path, tmp_path: Path) -> None:
+    manifest = render(
+        "250", tmp_path / "d", std=0.4, num_views=2, truncation=0.8, classes="1,4,7", seed=5, format="png"
+    )
+    assert manifest == load_manifest(tmp_path / "d")
+    assert [shard.count for shard in manifest.shards] == [100, 100, 50]
+    recipe = manifest.recipe
+    assert recipe.source["generator"] == "biggan-deep-32" and recipe.source["truncation"] == 0.8
+    assert (
+        recipe.source["weights_sha256"]
+        == hashlib.sha256((tiny_weights / "biggan-deep-32.safetensors").read_bytes()).hexdigest()
+    )
+    assert recipe.views == ({"policy": "gaussian", "std": 0.4},) * 2
+    assert manifest.class_names == {1: "car", 4: "deer", 7: "horse"}
+
+    # Every pixel from the drawn latents through the generator, with no pipeline between; png keeps them.
+    dataset = GroupDataset(tmp_path / "d")
+    generator = synthgen.load_generator(weights=tiny_weights, truncation=0.8, device="cpu", dtype="float32")
+    draws = draw_groups(
+        seed=5,
+        first=120,
+        count=20,
+        latent_dim=16,
+        truncation=0.8,
+        classes=(1, 4, 7),
+        policies=tuple(policy_from_recipe(view) for view in recipe.views),
+    )
+    labels = torch.from_numpy(draws.labels)
+    expected = [generator.render(torch.from_numpy(latents), labels).numpy() for latents in draws.latents]
+    images, stored_labels = dataset.batch(range(120, 140))
+    np.testing.assert_array_equal(images, np.stack(expected, axis=1))
+    np.testing.assert_array_equal(stored_labels, draws.labels)
+    group = dataset[130]
+    assert group.class_name == {1: "car", 4: "deer", 7: "horse"}[group.label]
+    assert list(group.views) == [{"policy": "gaussian", "std": 0.4}] * 2
+
+
+def test_prefix_growth_and_single_shards_are_byte_identical(render, tmp_path: Path) -> None:
+    whole = render(450, tmp_path / "whole")
+    digests = tar_digests(tmp_path / "whole")
+
+    render(200, tmp_path / "prefix")
+    assert tar_digests(tmp_path / "prefix") == dict(list(digests.items())[:2])
+
+    grown = tmp_path / "grown"
+    render(130, grown)  # its second shard is cut short, and becomes longer
+    first = (grown / "data" / "train-000000.tar").stat().st_mtime_ns
+    assert render(450, grown) == whole
+    assert tar_digests(grown) == digests
+    assert (grown / "data" / "train-000000.tar").stat().st_mtime_ns == first, "a finished shard is left alone"
+
+    # One shard alone, and one whose neighbours are there but not it.
+    for name in ("train-000002.tar", "train-000002.done.json"):
+        (grown / "data" / name).unlink()
+    assert render(450, grown) == whole
+    assert tar_digests(grown) == digests
+    assert verify(grown).ok
+
+
+def test_blocks_that_do_not_divide_the_shards_change_nothing(render, tmp_path: Path) -> None:
+    """Shards of 33 and 50 at batch 20: the same group comes from the same forward pass."""
+    render(100, tmp_path / "a", shard_size=33, format="png")
+    render(100, tmp_path / "b", shard_size=50, format="png")
+    images_a, labels_a = GroupDataset(tmp_path / "a").batch(range(100))
+    images_b, labels_b = GroupDataset(tmp_path / "b").batch(range(100))
+    np.testing.assert_array_equal(images_a, images_b)
+    np.testing.assert_array_equal(labels_a, labels_b)
+
+
+def test_a_second_run_renders_nothing(render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = render(100, tmp_path / "d")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
+    monkeypatch.setattr(ShardRenderer, "run", lambda *args, **kwargs: pytest.fail("rendered again"))
+    assert render(100, tmp_path / "d") == manifest
+    assert render(40, tmp_path / "d") == manifest, "a prefix is there already"
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert after == before
+
+
+def test_settings_that_decide_bytes_are_taken_from_the_folder(render, tmp_path: Path) -> None:
+    render(60, tmp_path / "d", shard_size=30, batch_size=10)
+    manifest = render(90, tmp_path / "d", shard_size=None, batch_size=None, dtype="auto")
+    assert (manifest.render.batch_size, manifest.render.dtype, manifest.shard_size) == (10, "float32", 30)
+    # Also where no manifest was written yet.
+    (tmp_path / "d" / "manifest.json").unlink()
+    assert render(90, tmp_path / "d", shard_size=None, batch_size=None, dtype="auto") == manifest
+
+
+def test_stored_latents_are_the_drawn_ones(render, tmp_path: Path) -> None:
+    manifest = render(40, tmp_path / "d", store_latents=True, views="independent")
+    draws = draw_groups(
+        seed=0,
+        first=0,
+        count=40,
+        latent_dim=16,
+        truncation=1.0,
+        classes=tuple(range(10)),
+        policies=tuple(policy_from_recipe(view) for view in manifest.recipe.views),
+    )
+    dataset = GroupDataset(tmp_path / "d")
+    for index in (0, 17, 39):
+        stored = np.load(io.BytesIO(bytes(dataset.read(index, "latents.npy"))))
+        assert stored.dtype == np.float32
+        np.testing.assert_array_equal(stored, draws.latents[:, index])
+
+
+def test_another_size_codec_and_quality(render, tmp_path: Path) -> None:
+    manifest = render(20, tmp_path / "d", size=48, quality=80)
+    assert manifest.recipe.image == {"size": 48, "format": "jpg", "quality": 80, "subsampling": "444"}
+    assert GroupDataset(tmp_path / "d").images(3).shape == (2, 48, 48, 3)
+
+
+def test_markers_tell_how_a_shard_was_made(render, tmp_path: Path) -> None:
+    render(100, tmp_path / "d")
+    marker = read_marker(tmp_path / "d", 0)
+    assert marker is not None
+    assert set(marker.stages) == set(STAGES) and all(busy > 0 for busy in marker.stages.values())
+    assert 0 < marker.stages["write"] < marker.seconds
+    assert marker.environment["torch"] == torch.__version__ and marker.environment["device"] == "cpu"
+
+
+def test_the_slowest_stage_is_named() -> None:
+    assert slowest_stage({"draw": 0.01, "generate": 0.95, "encode": 0.3}) == "generate 95%"
+
+
+class Stripes:
+    """An unconditional generator of eight lines: its pixels are its latents."""
+
+    name, weights_sha256, image_size, latent_dim, num_classes = "stripes", "0" * 64, 8, 8, 0
+    class_names: tuple[str, ...] = ()
+
+    def __init__(self, fail_at_pass: int | None = None) -> None:
+        self.passes, self.fail_at_pass = 0, fail_at_pass
+
+    def sample(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return (latents / 2).clamp(-1, 1)[:, None, None, :].expand(-1, 3, 8, 8)
+
+    def render(self, latents: torch.Tensor, labels: torch.Tensor, *, size: int | None = None) -> torch.Tensor:
+        from synthgen.generators.pixels import to_pixels
+
+        assert not labels.any() and len(latents) == 20, "every pass has the fixed batch"
+        self.passes += 1
+        if self.passes == self.fail_at_pass:
+            raise torch.OutOfMemoryError
+        return to_pixels(self.sample(latents, labels), size=size)
+
+
+def stripes_renderer(folder: Path, generator: Stripes) -> ShardRenderer:
+    recipe = Recipe(
+        source={"generator": "stripes", "weights_sha256": "0" * 64, "truncation": 1.0},
+        classes=(),
+        views=({"policy": "gaussian", "std": 0.1},),
+        seed=0,
+        image={"size": 8, "format": "png"},
+    )
+    render = RenderSettings(batch_size=20, dtype="float32")
+    return ShardRenderer(directory=folder, recipe=recipe, render=render, generator=generator, device=CPU)
+
+
+def test_an_unconditional_generator_renders_unlabelled_groups(tmp_path: Path) -> None:
+    counts: list[int] = []
+    renderer = stripes_renderer(tmp_path, Stripes())
+    renderer.run([ShardPlan(index=1, first=50, count=50)], on_groups=counts.append)
+    assert sum(counts) == 50
+    marker = read_marker(tmp_path, 1)
+    assert marker is not None and marker.count == 50 and marker.class_names == {}
+    assert all(share >= 0 for share in renderer.busy_shares(1.0).values())
+
+
+@pytest.mark.parametrize("fail_at_pass", [1, 9, 14])
+def test_out_of_memory_says_what_to_do_and_leaves_whole_shards(tmp_path: Path, fail_at_pass: int) -> None:
+    renderer = stripes_renderer(tmp_path, Stripes(fail_at_pass))
+    plans = [ShardPlan(index=i, first=60 * i, count=60) for i in range(3)]
+    with lock_dataset(tmp_path), pytest.raises(ValueError, match=r"out of memory at batch size 20: .* --batch-size"):
+        renderer.run(plans)
+    done = [i for i in range(3) if read_marker(tmp_path, i) is not None]
+    assert len(done) <= (fail_at_pass - 1) // 6
+    assert {path.name for path in tmp_path.glob("data/*.tar")} == {f"train-{i:06d}.tar" for i in done}
+    assert not list(tmp_path.glob("data/.*")), "no temporary file remains"
+
+
+def test_markers_of_another_machine_are_noticed(render, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    render(100, tmp_path / "d")
+    marker = tmp_path / "d" / "data" / "train-000000.done.json"
+    data = json.loads(marker.read_text())
+    data["environment"]["device"] = "Abacus 3000"
+    marker.write_text(json.dumps(data))
+    render(200, tmp_path / "d", quiet=False)
+    said = capsys.readouterr().err
+    assert "resuming: 1 of 2 shards are done" in said
+    assert "may differ in their last bits from the old ones (device: Abacus 3000 in the folder, cpu here)" in said
+    assert "100%" in said and "slowest" in said
