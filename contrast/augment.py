@@ -140,7 +140,7 @@ def _augment(pixels: Tensor, draws: AugmentDraws) -> Tensor:
     images = adjust_contrast(images, draws.contrast)
     images = adjust_saturation(images, draws.saturation)
     images = adjust_hue(images, draws.hue)
-    return _blend(to_gray(images), images, 1 - draws.gray)
+    return _blend(images, to_gray(images), 1 - draws.gray)
 
 
 def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, flip: Tensor) -> Tensor:

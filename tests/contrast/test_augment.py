@@ -1,0 +1,130 @@
+"""Every operation against its namesake in torchvision for fixed parameters, and who draws what."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as reference
+
+from contrast.augment import (
+    AugmentConfig,
+    AugmentDraws,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    augment,
+    crop_and_flip,
+    draw_augmentation,
+)
+
+
+def random_images(count: int = 4, height: int = 20, width: int = 20, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "values"),
+    [
+        (adjust_brightness, reference.adjust_brightness, [0.0, 0.6, 1.0, 1.7]),
+        (adjust_contrast, reference.adjust_contrast, [0.0, 0.6, 1.0, 1.7]),
+        (adjust_saturation, reference.adjust_saturation, [0.0, 0.6, 1.0, 1.7]),
+        (adjust_hue, reference.adjust_hue, [-0.5, -0.1, 0.0, 0.37]),
+    ],
+)
+def test_colours_equal_torchvision(mine, theirs, values) -> None:  # type: ignore[no-untyped-def]
+    images = random_images()
+    images[1] = images[1].mean()  # a gray image has no hue
+    images[2, :, :10] = 0
+    adjusted = mine(images.clone(), torch.tensor(values))
+    expected = torch.stack([theirs(image, value) for image, value in zip(images, values, strict=True)])
+    torch.testing.assert_close(adjusted, expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("box", [(0, 0, 20, 24), (3, 5, 9, 7), (19, 23, 1, 1), (2, 0, 18, 24)])
+@pytest.mark.parametrize("flipped", [True, False])
+def test_crop_and_flip_equal_torchvision(box: tuple[int, int, int, int], flipped: bool, antialias: bool) -> None:
+    images = random_images(count=2, height=20, width=24)
+    top, left, height, width = box
+    shares = [torch.full((2,), value) for value in (top / 20, left / 24, height / 20, width / 24)]
+    mine = crop_and_flip(images, *shares, torch.tensor([flipped, False]))
+    expected = reference.resized_crop(images, top, left, height, width, [20, 24], antialias=antialias)
+    if flipped:
+        expected[0] = reference.horizontal_flip(expected[0])
+    torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_grayscale_equals_torchvision_and_colours_run_in_the_documented_order() -> None:
+    pixels = torch.randint(0, 256, (1, 20, 20, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    values = {"brightness": 1.3, "contrast": 0.7, "saturation": 1.4, "hue": 0.08}
+    image = pixels.permute(0, 3, 1, 2) / 255
+    for name, value in values.items():
+        image = getattr(reference, f"adjust_{name}")(image, value)
+    torch.testing.assert_close(augment(pixels, whole_image(**values)), image, atol=2e-5, rtol=1e-5)
+    gray = reference.rgb_to_grayscale(image, num_output_channels=3)
+    torch.testing.assert_close(augment(pixels, whole_image(**values, gray=1.0)), gray, atol=2e-5, rtol=1e-5)
+
+
+def whole_image(**values: float) -> AugmentDraws:
+    neutral = {"top": 0.0, "left": 0.0, "height": 1.0, "width": 1.0, "hue": 0.0, "gray": 0.0}
+    neutral |= {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0}
+    tensors = {name: torch.tensor([value]) for name, value in (neutral | values).items()}
+    return AugmentDraws(flip=torch.tensor([False]), **tensors)
+
+
+def test_neutral_parameters_change_nothing() -> None:
+    pixels = torch.randint(0, 256, (1, 20, 20, 3), dtype=torch.uint8)
+    torch.testing.assert_close(augment(pixels, whole_image()), pixels.permute(0, 3, 1, 2) / 255, atol=1e-6, rtol=0)
+
+
+def test_a_sample_does_not_depend_on_its_neighbours() -> None:
+    pixels = torch.randint(0, 256, (150, 16, 16, 3), dtype=torch.uint8)
+    draws = draw_augmentation(AugmentConfig(), count=150, seed=0, step=0)
+    together = augment(pixels, draws)
+    for row in (0, 63, 64, 149):
+        torch.testing.assert_close(together[row : row + 1], augment(pixels[row : row + 1], draws.rows(row, row + 1)))
+
+
+def test_draws_depend_on_seed_and_step_alone() -> None:
+    one = draw_augmentation(AugmentConfig(), count=32, seed=0, step=7)
+    torch.manual_seed(123)
+    same = draw_augmentation(AugmentConfig(), count=32, seed=0, step=7)
+    for field in dataclasses.fields(AugmentDraws):
+        assert torch.equal(getattr(one, field.name), getattr(same, field.name)), field.name
+    for other in (draw_augmentation(AugmentConfig(), count=32, seed=s, step=t) for s, t in ((1, 7), (0, 8))):
+        assert not torch.equal(one.top, other.top)
+
+
+def test_every_sample_and_every_process_draws_its_own() -> None:
+    draws = draw_augmentation(AugmentConfig(jitter=1.0), count=64, seed=0, step=0)
+    first, second = draws.rows(0, 32), draws.rows(32, 64)
+    for name in ("top", "left", "height", "brightness", "contrast", "saturation", "hue"):
+        assert len(getattr(draws, name).unique()) > 50, name  # not one draw for the whole batch
+        assert not torch.equal(getattr(first, name), getattr(second, name)), name  # nor one for every process
+
+
+def test_draws_stay_in_their_ranges() -> None:
+    config = AugmentConfig(crop_scale=(0.3, 0.9), brightness=0.2, hue=0.05, jitter=0.5, gray=0.25, flip=0.5)
+    draws = draw_augmentation(config, count=4000, seed=0, step=0)
+    area, ratio = draws.height * draws.width, draws.width / draws.height
+    assert 0.3 - 1e-5 <= area.min() < 0.35 and 0.85 < area.max() <= 0.9 + 1e-5
+    assert 3 / 4 - 1e-4 <= ratio.min() and ratio.max() <= 4 / 3 + 1e-4
+    assert (draws.top + draws.height).max() <= 1 + 1e-6 and draws.top.min() >= 0
+    assert draws.brightness.min() >= 0.8 and draws.brightness.max() <= 1.2
+    assert draws.hue.abs().max() <= 0.05
+    assert (draws.brightness == 1).float().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert draws.flip.float().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert draws.gray.mean().item() == pytest.approx(0.25, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [({"crop_scale": (0.0, 1.0)}, "crop scale"), ({"flip": 1.5}, "flip"), ({"hue": 0.6}, "hue"), ({"crop_ratio": (2, 1)}, "ratio")],
+)
+def test_wrong_settings_are_refused(settings: dict, word: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(ValueError, match=word):
+        AugmentConfig(**settings)
