@@ -10,7 +10,6 @@ import numpy as np
 from shards.codec import encode_image
 from synthgen.job import FolderState, RenderJob, estimate_group_bytes, free_bytes
 from synthgen.plan import ShardPlan, draw_groups, plan_blocks
-from synthgen.views import policy_from_recipe
 
 _TAR_BYTES_PER_MEMBER = 512 + 256  # header, and half a block of padding
 
@@ -65,15 +64,7 @@ def _measure_block(job: RenderJob, shard: ShardPlan) -> tuple[float, float]:
 
     recipe = job.recipe
     block = next(plan_blocks(shard, batch_size=job.render.batch_size))
-    draws = draw_groups(
-        seed=recipe.seed,
-        first=block.first,
-        count=block.size,
-        latent_dim=job.generator.latent_dim,
-        truncation=float(recipe.source["truncation"]),
-        classes=recipe.classes,
-        policies=tuple(policy_from_recipe(entry) for entry in recipe.views),
-    )
+    draws = draw_groups(recipe, latent_dim=job.generator.latent_dim, first=block.first, count=block.size)
     latents = torch.from_numpy(draws.latents).to(job.device)
     labels = torch.from_numpy(draws.labels).clamp(min=0).to(job.device)
     size = int(recipe.image["size"])

@@ -40,7 +40,6 @@ from synthgen.devices import (
 )
 from synthgen.generators.protocol import Generator
 from synthgen.plan import BlockPlan, Draws, ShardPlan, draw_groups, plan_blocks
-from synthgen.views import policy_from_recipe
 
 STAGES = ("draw", "generate", "encode", "write")
 _MOST_BUFFER_BYTES = 2_000_000_000
@@ -77,8 +76,6 @@ class ShardRenderer:
     ) -> None:
         self._directory, self._recipe, self._render = directory, recipe, render
         self._generator, self._device = generator, device
-        self._policies = tuple(policy_from_recipe(entry) for entry in recipe.views)
-        self._truncation = float(recipe.source["truncation"])
         self._size = int(recipe.image["size"])
         self._class_names = {label: generator.class_names[label] for label in recipe.classes}
         self._environment = describe_environment(device)
@@ -135,15 +132,7 @@ class ShardRenderer:
     def _forward(self, shard: _Shard, block: BlockPlan) -> _Rendered:
         began = time.perf_counter()
         shard.started = shard.started or began
-        draws = draw_groups(
-            seed=self._recipe.seed,
-            first=block.first,
-            count=block.size,
-            latent_dim=self._generator.latent_dim,
-            truncation=self._truncation,
-            classes=self._recipe.classes,
-            policies=self._policies,
-        )
+        draws = draw_groups(self._recipe, latent_dim=self._generator.latent_dim, first=block.first, count=block.size)
         drawn = time.perf_counter()
         self._add_busy(shard, "draw", drawn - began)
         buffer = self._buffers.popleft()  # there is one for every block in flight

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.manifest import Recipe
 from synthgen.draws import draw_labels, draw_truncated_normal
-from synthgen.views import ViewPolicy
+from synthgen.views import policy_from_recipe
 
 ANCHOR_BOUND = 2.0
 
@@ -67,32 +68,26 @@ class Draws:
     """[V][B]: what to store about each view."""
 
 
-def draw_groups(
-    *,
-    seed: int,
-    first: int,
-    count: int,
-    latent_dim: int,
-    truncation: float,
-    classes: tuple[int, ...],
-    policies: tuple[ViewPolicy, ...],
-) -> Draws:
-    """Labels, latents and view parameters of the groups first … first + count - 1.
+def draw_groups(recipe: Recipe, *, latent_dim: int, first: int, count: int) -> Draws:
+    """Labels, latents and view parameters of the groups first … first + count - 1 of a recipe.
 
     Anchors are truncation * TN(-2, 2), the truncation trick of BigGAN (Brock et al. 2019, section 3.1) as the published
     generators expect it.
     """
+    seed, truncation = recipe.seed, float(recipe.source["truncation"])
     anchor = truncation * draw_truncated_normal(
         seed=seed, stream="anchor", first=first, count=count, dim=latent_dim, bound=ANCHOR_BOUND
     )
-    views = [
-        policy.latents(anchor, seed=seed, view=view, first=first, truncation=truncation)
-        for view, policy in enumerate(policies)
-    ]
+    latents, parameters = [anchor], []
+    for view, entry in enumerate(recipe.views):
+        policy = policy_from_recipe(entry)
+        of_view, stored = policy.latents(anchor, seed=seed, view=view, first=first, truncation=truncation)
+        latents.append(of_view)
+        parameters.append(stored)
     return Draws(
-        labels=draw_labels(seed=seed, first=first, count=count, classes=classes),
-        latents=np.stack([anchor, *(latents for latents, _ in views)]).astype(np.float32),
-        parameters=[parameters for _, parameters in views],
+        labels=draw_labels(seed=seed, first=first, count=count, classes=recipe.classes),
+        latents=np.stack(latents).astype(np.float32),
+        parameters=parameters,
     )
 
 

@@ -34,7 +34,7 @@ class GeneratorInfo:
     learned_from: str
     """The images that it was trained on."""
     gpu_batch_size: int
-    """Groups per block on a GPU; keeps the largest activation at about 2 GB in bfloat16."""
+    """Groups per block on a GPU; keeps the largest activation below about 4 GB in bfloat16."""
     cpu_batch_size: int = 50
     """Groups per block on a CPU; larger ones fall out of its caches (measured at 32 px)."""
 

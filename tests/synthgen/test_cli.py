@@ -69,16 +69,10 @@ def test_help_teaches() -> None:
 
 
 def test_examples_parse() -> None:
-    examples = [line.split("  ")[0].split() for line in str(render.epilog).splitlines() if "synthgen render" in line]
-    examples = [
-        words[words.index("render") + 1 :]
-        for words in map(str.split, str(render.epilog).splitlines())
-        if words[:2] == ["synthgen", "render"]
-    ]
+    examples = re.findall(r"^ *synthgen render (.*?)(?:  .*)?$", str(render.epilog), re.MULTILINE)
     assert len(examples) >= 5
-    for words in examples:
-        words = words[: next((i for i, word in enumerate(words) if word in ("again:", "grows")), None)]
-        params = render.make_context("render", list(words)).params
+    for example in examples:
+        params = render.make_context("render", example.split()).params
         assert params["n"] > 0 and params["out"]
 
 

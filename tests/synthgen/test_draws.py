@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from shards.manifest import Recipe
 from synthgen.draws import draw_labels, draw_truncated_normal, draw_uniform, draw_words, truncated_normal_std
 from synthgen.plan import draw_groups
-from synthgen.views import make_policy
 
 # Pinned across versions of numpy and scipy: if these change, every dataset changes.
 GOLDEN_FIRST_WORDS = [3325476624603823976, 13518118129655227058]
@@ -68,15 +68,14 @@ def test_no_two_rows_streams_or_seeds_share_a_word() -> None:
 
 def test_no_two_images_of_a_dataset_share_noise() -> None:
     """The same collision one floor up: every latent of every group and view, and every step from its anchor."""
-    draws = draw_groups(
-        seed=0,
-        first=0,
-        count=500,
-        latent_dim=16,
-        truncation=1.0,
+    recipe = Recipe(
+        source={"truncation": 1.0},
         classes=tuple(range(10)),
-        policies=(make_policy("gaussian", std=0.5),) * 3,
+        views=({"policy": "gaussian", "std": 0.5},) * 3,
+        seed=0,
+        image={"size": 32, "format": "png"},
     )
+    draws = draw_groups(recipe, latent_dim=16, first=0, count=500)
     latents = draws.latents.astype(np.float64)
     steps = latents[1:] - latents[:1]
     assert len(np.unique(latents.reshape(-1, 16).round(4), axis=0)) == 4 * 500

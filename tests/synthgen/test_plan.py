@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shards.manifest import Recipe
 from synthgen.plan import draw_groups, parse_classes, plan_blocks, plan_shards
-from synthgen.views import make_policy
 
 
 @pytest.mark.parametrize("num_groups", [1, 9, 10, 11, 1000])
@@ -32,21 +32,17 @@ def test_blocks_are_aligned_to_the_sequence_and_trimmed_to_the_shard(batch_size:
 
 
 def test_a_group_is_the_same_in_every_block() -> None:
-    def draw(first: int, count: int):
-        return draw_groups(
-            seed=4,
-            first=first,
-            count=count,
-            latent_dim=6,
-            truncation=0.5,
-            classes=(1, 5, 8),
-            policies=(make_policy("gaussian", std=0.2), make_policy("independent")),
-        )
-
-    whole = draw(0, 40)
+    recipe = Recipe(
+        source={"truncation": 0.5},
+        classes=(1, 5, 8),
+        views=({"policy": "gaussian", "std": 0.2}, {"policy": "independent"}),
+        seed=4,
+        image={"size": 32, "format": "png"},
+    )
+    whole = draw_groups(recipe, latent_dim=6, first=0, count=40)
     assert whole.latents.shape == (3, 40, 6) and whole.latents.dtype == np.float32
     assert np.abs(whole.latents[[0, 2]]).max() <= 0.5 * 2.0
-    part = draw(13, 9)
+    part = draw_groups(recipe, latent_dim=6, first=13, count=9)
     np.testing.assert_array_equal(part.latents, whole.latents[:, 13:22])
     np.testing.assert_array_equal(part.labels, whole.labels[13:22])
     assert part.parameters == [row[13:22] for row in whole.parameters]

@@ -19,7 +19,6 @@ from shards.verification import verify
 from shards.writer import lock_dataset, read_marker
 from synthgen.pipeline import STAGES, ShardRenderer, slowest_stage
 from synthgen.plan import ShardPlan, draw_groups
-from synthgen.views import policy_from_recipe
 
 CPU = torch.device("cpu")
 
@@ -59,15 +58,7 @@ def test_a_dataset_is_what_its_recipe_says(render, tiny_weights: Path, tmp_path:
     # Every pixel from the drawn latents through the generator, with no pipeline between; png keeps them.
     dataset = GroupDataset(tmp_path / "d")
     generator = synthgen.load_generator(weights=tiny_weights, truncation=0.8, device="cpu", dtype="float32")
-    draws = draw_groups(
-        seed=5,
-        first=120,
-        count=20,
-        latent_dim=16,
-        truncation=0.8,
-        classes=(1, 4, 7),
-        policies=tuple(policy_from_recipe(view) for view in recipe.views),
-    )
+    draws = draw_groups(recipe, latent_dim=16, first=120, count=20)
     labels = torch.from_numpy(draws.labels)
     expected = [generator.render(torch.from_numpy(latents), labels).numpy() for latents in draws.latents]
     images, stored_labels = dataset.batch(range(120, 140))
@@ -131,15 +122,7 @@ def test_settings_that_decide_bytes_are_taken_from_the_folder(render, tmp_path: 
 
 def test_stored_latents_are_the_drawn_ones(render, tmp_path: Path) -> None:
     manifest = render(40, tmp_path / "d", store_latents=True, views="independent")
-    draws = draw_groups(
-        seed=0,
-        first=0,
-        count=40,
-        latent_dim=16,
-        truncation=1.0,
-        classes=tuple(range(10)),
-        policies=tuple(policy_from_recipe(view) for view in manifest.recipe.views),
-    )
+    draws = draw_groups(manifest.recipe, latent_dim=16, first=0, count=40)
     dataset = GroupDataset(tmp_path / "d")
     for index in (0, 17, 39):
         stored = np.load(io.BytesIO(bytes(dataset.read(index, "latents.npy"))))
