@@ -1,0 +1,131 @@
+"""The main job, end to end: render groups, learn from them, score on real photographs, write a report.
+
+    make demo                                   # one seed
+    python tools/demo.py --seeds 3              # three training seeds, mean scores
+
+Everything lands in runs/demo and datasets/. What is there already is used again, and said to be. Where CIFAR-10 cannot
+be fetched, the scores are taken on generated images that training has not seen, and the table says so.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from pathlib import Path
+
+import click
+
+import contrast
+import shards
+import synthgen
+from contrast.runlog import read_metrics
+from shards.atomic import write_atomically
+from shards.console import Count, format_seconds
+from shards.markers import scan_markers
+
+HELD_OUT = 1000
+"""Groups rendered beyond the ones trained on, where there are no photographs to score on."""
+
+
+def say(text: str) -> None:
+    click.echo(f"\n=== {text}", err=True)
+
+
+def fetch_photographs(folder: Path) -> bool:
+    """True when CIFAR-10 is in the folder, checked; False, with the reason shown, when it cannot be had."""
+    try:
+        source = contrast.fetch_cifar10(out=folder).source
+    except ValueError as error:
+        click.echo(f"{error}\nno photographs: scoring on held-out generated images instead", err=True)
+        return False
+    click.echo(f"{folder}: CIFAR-10, checked ({source})", err=True)
+    return True
+
+
+def measure_rendering(dataset: Path, *, seconds: float, rendered: int) -> float:
+    """Groups per second of this call, or, when it rendered nothing, of the shards' own records."""
+    if rendered:
+        return rendered / seconds
+    markers = scan_markers(dataset).values()
+    return sum(marker.count for marker in markers) / sum(marker.seconds for marker in markers)
+
+
+def median_views_per_second(run: Path) -> float:
+    return statistics.median(record["views_per_second"] for record in read_metrics(run))
+
+
+@click.command(help=(__doc__ or "").split("\n\n")[0])
+@click.option("--n", type=Count(), default="10k", show_default=True, help="Groups to render and learn from.")
+@click.option("--steps", type=Count(), default="1500", show_default=True, help="Training steps.")
+@click.option("--batch-size", type=Count(), default="128", show_default=True, help="Groups of a step.")
+@click.option("--objective", default="simclr", show_default=True)
+@click.option("--seeds", type=Count(), default="1", show_default=True, help="Training seeds, 0, 1, …; scores are means.")
+@click.option("--num-train", type=Count(), default="10k", show_default=True, help="Labelled images of kNN and probe.")
+@click.option("--datasets", type=click.Path(path_type=Path), default=Path("datasets"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
+def main(
+    n: int, steps: int, batch_size: int, objective: str, seeds: int, num_train: int, datasets: Path, out: Path
+) -> None:
+    began = time.monotonic()
+    dataset, photographs = datasets / "demo", datasets / "cifar10"
+    out.mkdir(parents=True, exist_ok=True)
+
+    say(f"1 of 4: real photographs, for scoring only ({photographs})")
+    real = fetch_photographs(photographs)
+
+    say(f"2 of 4: render {n} groups, an anchor and a view each ({dataset})")
+    before = sum(marker.count for marker in scan_markers(dataset).values())
+    started = time.monotonic()
+    synthgen.render(n=n if real else n + HELD_OUT, out=dataset)
+    seconds = time.monotonic() - started
+    rendered = sum(marker.count for marker in scan_markers(dataset).values()) - before
+    if rendered == 0:
+        click.echo(f"{dataset}: used as it is", err=True)
+    sheet = shards.preview(dataset, out=out / "sheet.png")
+
+    results = []
+    for seed in range(seeds):
+        run = out / f"seed{seed}"
+        say(f"3 of 4: learn from the groups, seed {seed} ({run})")
+        summary = contrast.train(
+            shards=dataset, out=run, n=n, steps=steps, batch_size=batch_size, objective=objective, seed=seed
+        )
+        if summary.steps_now == 0:
+            click.echo(f"{run}: trained already, used as it is", err=True)
+        say(f"4 of 4: score seed {seed} on {'real CIFAR-10 test images' if real else 'held-out generated images'}")
+        data = {"data": "cifar10", "data_root": photographs} if real else {"data": str(dataset)}
+        results.append(contrast.evaluate(run=run, num_train=num_train, **data))
+    report = contrast.write_report(run=out / "seed0", out=out / "report.html", sheet=sheet)
+
+    scores = {
+        f"{kind}_{row}": round(statistics.mean(getattr(result.scores[row], kind) for result in results), 2)
+        for kind in ("knn", "linear")
+        for row in ("pixels", "random", "trained")
+    }
+    result = {
+        "groups": n,
+        "render_groups_per_second": round(measure_rendering(dataset, seconds=seconds, rendered=rendered), 1),
+        "train_views_per_second": round(median_views_per_second(out / "seed0"), 1),
+        **scores,
+        "evaluated_on": results[0].evaluated_on,
+        "seeds": seeds,
+        "per_seed": [
+            {kind: getattr(result.scores["trained"], kind) for kind in ("knn", "linear")} for result in results
+        ],
+        "seconds_total": round(time.monotonic() - began, 1),
+    }
+    write_atomically(out / "result.json", (json.dumps(result, indent=1) + "\n").encode())
+
+    click.echo(f"\ntop-1 accuracy, %, on {results[0].evaluated_on}, {results[0].num_train} training labels")
+    click.echo(f"{'':<18}{'kNN':>8}{'linear':>9}")
+    for row, title in (("pixels", "raw pixels"), ("random", "random encoder"), ("trained", "trained encoder")):
+        click.echo(f"{title:<18}{scores[f'knn_{row}']:>8.1f}{scores[f'linear_{row}']:>9.1f}")
+    click.echo(f"\n{format_seconds(time.monotonic() - began)} in all. To look at:")
+    click.echo(f"  {sheet}  the groups, a row each: anchor, view")
+    click.echo(f"  {report}  the whole run on one page")
+    click.echo(f"  {out / 'result.json'}  the figures")
+
+
+if __name__ == "__main__":
+    main()
