@@ -42,7 +42,7 @@ GENERATOR_CONFIGS: dict[str, dict[str, object]] = {
         "attention_layer_position": 3,  # on 16 px maps
     },
 }
-"""The settings of `BigGANConfig` that differ between sizes; a layer is [upsample, width in, width out] in channel_width."""
+"""The settings of `BigGANConfig` that differ between sizes; a layer is [upsample, width in, width out]."""
 
 
 def generator_config(size: str) -> dict[str, object]:

@@ -146,11 +146,12 @@ def train_classifier(images: Tensor, labels: Tensor, *, epochs: int, width: int,
 @click.option("--out", type=click.Path(path_type=Path), default=WEIGHTS, show_default=True)
 @click.option("--epochs", default=40, show_default=True)
 @click.option("--width", default=40, show_default=True)
+@click.option("--num-train", type=int, help="The first so many training images.  [default: all]")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
-def main(data: Path, out: Path, epochs: int, width: int, seed: int, device: str) -> None:
-    images = torch.from_numpy(np.load(data / "train-images.npy")).to(device)
-    labels = torch.from_numpy(np.load(data / "train-labels.npy")).long().to(device)
+def main(data: Path, out: Path, epochs: int, width: int, num_train: int | None, seed: int, device: str) -> None:
+    images = torch.from_numpy(np.load(data / "train-images.npy"))[:num_train].to(device)
+    labels = torch.from_numpy(np.load(data / "train-labels.npy"))[:num_train].long().to(device)
     classifier = train_classifier(images, labels, epochs=epochs, width=width, seed=seed)
     state = classifier.state_dict()
     save_file({k: (v.half() if v.is_floating_point() else v).cpu().contiguous() for k, v in state.items()}, out)

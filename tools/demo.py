@@ -60,7 +60,9 @@ def median_views_per_second(run: Path) -> float:
 @click.option("--steps", type=Count(), default="1500", show_default=True, help="Training steps.")
 @click.option("--batch-size", type=Count(), default="128", show_default=True, help="Groups of a step.")
 @click.option("--objective", default="simclr", show_default=True)
-@click.option("--seeds", type=Count(), default="1", show_default=True, help="Training seeds, 0, 1, …; scores are means.")
+@click.option(
+    "--seeds", type=Count(), default="1", show_default=True, help="Training seeds, 0, 1, …; scores are means."
+)
 @click.option("--num-train", type=Count(), default="10k", show_default=True, help="Labelled images of kNN and probe.")
 @click.option("--datasets", type=click.Path(path_type=Path), default=Path("datasets"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)

@@ -29,8 +29,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from builtin_networks import (
-    GENERATOR_CONFIGS,
-    TRUNKS,
     Discriminator,
     TrainableBigGAN,
     augment_differentiably,
@@ -361,9 +359,8 @@ def main(
     while game.step < config.steps and time.monotonic() - began < 60 * minutes:
         game.schedule()
         step()
-        if game.step % 100 == 0:
-            if not game.losses.isfinite().all():  # syncs the device
-                raise click.ClickException(f"the losses are not finite at step {game.step}; {checkpoint} is as before")
+        if game.step % 100 == 0 and not game.losses.isfinite().all():  # syncs the device
+            raise click.ClickException(f"the losses are not finite at step {game.step}; {checkpoint} is as before")
         due = game.step % score_every == 0 or game.step == config.steps
         if due or time.monotonic() - reported > 10:
             now = time.monotonic()
