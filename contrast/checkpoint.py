@@ -41,10 +41,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         DamageError: it does not load.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        data = path.read_bytes()
     except FileNotFoundError:
         raise ValueError(f"no {path}: train first (contrast train --out {path.parent} …)") from None
-    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError, OSError) as error:
         raise DamageError(
             f"{path} is damaged ({type(error).__name__}): restore it, or remove it and train again"
         ) from error

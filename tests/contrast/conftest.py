@@ -1,4 +1,4 @@
-"""A small dataset on disk, written by shards.writer, whose classes are easy to see and hard to tell by single pixels."""
+"""A small dataset on disk, written by shards.writer, with classes that single pixels do not tell apart."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def draw_pattern(label: int, rng: np.random.Generator) -> np.ndarray:
         4 - np.hypot(x - x.mean() + rng.uniform(-3, 3), y - y.mean() + rng.uniform(-3, 3)),
     )
     mask = (shapes[label] > 0)[..., None]
-    pixels = np.where(mask, rng.uniform(60, 255, size=3), rng.uniform(0, 195, size=3)) + rng.normal(0, 12, (SIZE, SIZE, 3))
+    pixels = np.where(mask, rng.uniform(60, 255, size=3), rng.uniform(0, 195, size=3)) + rng.normal(
+        0, 12, (SIZE, SIZE, 3)
+    )
     return np.ascontiguousarray(pixels.clip(0, 255).astype(np.uint8))
 
 

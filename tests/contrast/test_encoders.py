@@ -28,7 +28,9 @@ def test_small_images_keep_their_resolution() -> None:
 
 def test_parameter_counts() -> None:
     assert count_parameters(build_encoder("convnet-small", image_size=32)) == 1_569_568
-    assert count_parameters(build_encoder("resnet18", image_size=32)) == 11_168_832  # 11.17 M, CIFAR stem, no classifier
+    assert (
+        count_parameters(build_encoder("resnet18", image_size=32)) == 11_168_832
+    )  # 11.17 M, CIFAR stem, no classifier
 
 
 def test_an_unknown_encoder_is_refused_with_the_known_ones() -> None:

@@ -1,0 +1,140 @@
+"""The command: its options, its one-line errors, and a whole pass from groups to a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import contrast
+from contrast.cli import main
+from contrast.config import TrainConfig
+
+
+def options_of(command: click.Command) -> list[str]:
+    return [max(parameter.opts, key=len) for parameter in command.params if isinstance(parameter, click.Option)]
+
+
+def test_options_are_a_decision() -> None:
+    assert {name: options_of(command) for name, command in main.commands.items()} == {
+        "train": [
+            "--shards", "--out", "--n", "--objective", "--encoder", "--samples", "--steps", "--epochs", "--batch-size",
+            "--optimizer", "--learning-rate", "--weight-decay", "--temperature", "--seed", "--precision", "--device",
+            "--threads", "--workers", "--checkpoint-seconds", "--tensorboard", "--json",
+        ],
+        "eval": [
+            "--run", "--data", "--data-train", "--data-root", "--num-train", "--k", "--device", "--threads", "--json",
+        ],
+        "data": [],
+        "report": ["--run", "--out", "--sheet"],
+    }  # fmt: skip
+
+
+def test_defaults_are_those_of_the_configuration() -> None:
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    shown = {parameter.name: parameter.default for parameter in main.commands["train"].params}
+    for name in ("objective", "encoder", "optimizer", "temperature", "seed"):
+        assert shown[name] == defaults[name], name
+    assert int(shown["batch_size"]) == defaults["batch_size"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["eval"], ["data", "cifar10"], ["report"]])
+def test_help_shows_examples(arguments: list[str]) -> None:
+    result = CliRunner().invoke(main, [*arguments, "--help"])
+    assert result.exit_code == 0
+    assert re.search(r"Examples:\n\s+contrast ", result.output)
+
+
+def test_help_and_import_do_not_wait_for_torch() -> None:
+    code = "import contrast, contrast.cli, sys; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "5", "--n", "1.3Q"], "'1.3Q' is not a count"),
+        (["--steps", "0"], "out of range"),
+        (["--steps", "5", "--n", "5000"], "holds 96 groups"),
+        (["--steps", "5", "--epochs", "2"], "exactly one of --samples, --steps and --epochs (given: steps, epochs)"),
+        ([], "exactly one of --samples, --steps and --epochs (given: none)"),
+        (["--steps", "5", "--objective", "magic"], "unknown objective 'magic': choose one of simclr, supcon"),
+        (["--steps", "5", "--encoder", "vgg"], "unknown encoder 'vgg'"),
+        (["--steps", "5", "--device", "cuda:9"], "no device cuda:9 here"),
+        (["--steps", "5", "--temperature", "0"], "temperature 0.0: give a number above 0"),
+        (["--steps", "5", "--learning-rate", "-1"], "learning rate -1.0: give a number above 0"),
+        (["--steps", "5", "--seed", "-1"], "seed -1: give a whole number from 0 on"),
+        (["--epochs", "0"], "shorter than one step"),
+        (["--steps", "5", "--batch-size", "1k"], "batch size 1000 is larger than the 96 groups"),
+        (["--steps", "5", "--flavour", "x"], "No such option"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    groups: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    batch_size = [] if "--batch-size" in arguments else ["--batch-size", "16"]
+    options = ["--shards", str(groups), "--out", str(tmp_path / "run"), *batch_size, *arguments]
+    result = CliRunner().invoke(main, ["train", *options])
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_damage_is_exit_code_1(groups: Path, tmp_path: Path) -> None:
+    command = ["--shards", str(groups), "--out", str(tmp_path / "run"), "--steps", "2", "--batch-size", "16"]
+    assert CliRunner().invoke(main, ["train", *command, "--device", "cpu"]).exit_code == 0
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"")
+    result = CliRunner().invoke(main, ["eval", "--run", str(tmp_path / "run"), "--data", str(groups)])
+    assert result.exit_code == 1
+    assert "checkpoint.pt is damaged" in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
+def test_an_unwritable_place_is_named(groups: Path) -> None:
+    command = ["train", "--shards", str(groups), "--out", "/proc/run", "--steps", "2", "--batch-size", "16"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: /proc/run") and len(result.stderr.strip().splitlines()) == 1
+
+
+def test_from_groups_to_a_page(groups: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    runner = CliRunner()
+    train = ["train", "--shards", str(groups), "--out", str(run), "--n", "72", "--epochs", "2", "--batch-size", "24"]
+    result = runner.invoke(main, [*train, "--device", "cpu", "--json"])
+    assert result.exit_code == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert (summary["steps"], summary["steps_now"]) == (6, 6)
+    assert {"loss", "chance_loss", "views_per_second", "wait_share", "seconds"} <= summary.keys()
+    again = runner.invoke(main, [*train, "--device", "cpu"])
+    assert again.exit_code == 0 and "is finished" in again.stderr
+
+    result = runner.invoke(main, ["eval", "--run", str(run), "--data", str(groups), "--k", "5", "--json"])
+    assert result.exit_code == 0, result.stderr
+    evaluation = json.loads(result.stdout)
+    assert evaluation == json.loads((run / "evaluate.json").read_text())
+    assert list(evaluation["scores"]) == ["pixels", "random", "trained"]
+    assert all({"knn", "linear"} <= score.keys() for score in evaluation["scores"].values())
+    assert evaluation["k"] == 5 and evaluation["num_test"] == 20
+
+    result = runner.invoke(main, ["report", "--run", str(run), "--out", str(tmp_path / "pages" / "report.html")])
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "pages" / "report.html").exists()
+
+
+def test_the_same_from_python(groups: Path, tmp_path: Path) -> None:
+    summary = contrast.train(
+        shards=groups, out=tmp_path / "run", n=48, steps=2, batch_size=16, objective="supcon", device="cpu", quiet=True
+    )
+    assert summary.steps == 2
+    evaluation = contrast.evaluate(run=tmp_path / "run", data=str(groups), device="cpu", quiet=True)
+    assert set(evaluation.scores) == {"pixels", "random", "trained"}
+    page = contrast.write_report(run=tmp_path / "run", out=tmp_path / "report.html")
+    assert page.read_text().startswith("<!doctype html>")

@@ -1,0 +1,126 @@
+"""Configurations: refusals, JSON, durations, and what follows from them for the optimiser."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from contrast.augment import AugmentConfig
+from contrast.config import TrainConfig, steps_of
+from contrast.encoders import build_encoder
+from contrast.optimizer import build_optimizer, learning_rate_at
+from contrast.starting import configure_run
+
+
+def test_json_round_trip() -> None:
+    config = TrainConfig(steps=5, objective="supcon", augment=AugmentConfig(crop_scale=(0.5, 0.9)))
+    assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    with pytest.raises(ValueError, match="does not know: flavour"):
+        TrainConfig.from_json({**config.to_json(), "flavour": 1})
+
+
+def test_the_first_difference_is_named() -> None:
+    config = TrainConfig(steps=5)
+    assert config.difference(TrainConfig(steps=5)) is None
+    assert config.difference(TrainConfig(steps=6)) == "steps: 5 in the folder, 6 asked for"
+    other = TrainConfig(steps=5, augment=AugmentConfig(hue=0.2))
+    assert config.difference(other) == "augment.hue: 0.1 in the folder, 0.2 asked for"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps 0"),
+        ({"batch_size": -1}, "batch size -1"),
+        ({"objective": "byol"}, "unknown objective 'byol': choose one of simclr, supcon"),
+        ({"encoder": "vgg"}, "unknown encoder 'vgg'"),
+        ({"optimizer": "lion"}, "unknown optimizer 'lion'"),
+        ({"precision": "float16"}, "unknown precision 'float16'"),
+        ({"learning_rate": 0.0}, "learning rate 0.0"),
+        ({"learning_rate": float("nan")}, "learning rate nan"),
+        ({"temperature": -0.1}, "temperature -0.1"),
+        ({"weight_decay": -1.0}, "weight decay -1.0"),
+        ({"warmup": 1.5}, "warmup 1.5"),
+        ({"seed": -1}, "seed -1"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**{"steps": 5, **settings})
+
+
+def test_durations_become_steps() -> None:
+    sizes = {"num_groups": 1050, "batch_size": 100}
+    assert steps_of(samples=None, steps=7, epochs=None, **sizes) == 7
+    assert steps_of(samples=5000, steps=None, epochs=None, **sizes) == 50
+    assert steps_of(samples=None, steps=None, epochs=3, **sizes) == 30  # the 50 groups left over are not seen
+    assert steps_of(samples=None, steps=None, epochs=0.5, **sizes) == 5
+    for given in ({}, {"steps": 1, "epochs": 1.0}, {"samples": 5, "steps": 1, "epochs": 1.0}):
+        with pytest.raises(ValueError, match="exactly one of --samples, --steps and --epochs"):
+            steps_of(**{"samples": None, "steps": None, "epochs": None, **given}, **sizes)
+    with pytest.raises(ValueError, match="--samples is shorter than one step"):
+        steps_of(samples=99, steps=None, epochs=None, **sizes)
+
+
+def test_learning_rate_warms_up_and_ends_at_zero() -> None:
+    config = TrainConfig(steps=100, learning_rate=2.0, warmup=0.1)
+    rates = [learning_rate_at(config, step) for step in range(100)]
+    assert rates[0] == pytest.approx(2 / 11)
+    assert rates[10] == pytest.approx(2.0) == max(rates)
+    assert rates[55] == pytest.approx(1.0)
+    assert 0 < rates[99] < 0.001
+    assert learning_rate_at(TrainConfig(steps=1, learning_rate=2.0, warmup=0.0), 0) == 2.0
+    assert learning_rate_at(TrainConfig(steps=5, learning_rate=2.0, warmup=1.0), 4) == pytest.approx(2 * 5 / 6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_weights_decay_and_biases_do_not(optimizer: str) -> None:
+    network = build_encoder("convnet-small", image_size=32)
+    groups = build_optimizer(TrainConfig(steps=1, optimizer=optimizer, weight_decay=0.3), network).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
+    assert all(parameter.ndim == 4 for parameter in groups[0]["params"])
+    assert all(parameter.ndim == 1 for parameter in groups[1]["params"])
+    assert sum(len(group["params"]) for group in groups) == len(list(network.parameters()))
+
+
+def test_automatic_choices_are_made_once(groups: Path, tmp_path: Path) -> None:
+    def configure(**options: Any) -> TrainConfig:
+        return configure_run(shards=groups, out=tmp_path / "run", device="cpu", **options)
+
+    adamw = configure(steps=3, settings={"batch_size": 32})
+    assert (adamw.optimizer, adamw.learning_rate, adamw.weight_decay) == ("adamw", 2e-3, 0.05)
+    sgd = configure(steps=3, settings={"optimizer": "sgd", "batch_size": 64})
+    assert (sgd.learning_rate, sgd.weight_decay) == (0.06 * 64 / 256, 5e-4)
+    assert configure(steps=3, settings={"batch_size": 9, "learning_rate": 0.3}).learning_rate == 0.3
+    assert configure(epochs=2, n=64, settings={"batch_size": 32}).steps == 4
+    assert adamw.precision in ("float32", "bfloat16")
+    with pytest.raises(ValueError, match="unknown setting 'batchsize'"):
+        configure(steps=3, settings={"batchsize": 2})
+    with pytest.raises(ValueError, match="batch size 256 is larger than the 96 groups"):
+        configure(epochs=2)
+
+
+def test_a_run_keeps_the_precision_that_it_began_with(groups: Path, tmp_path: Path) -> None:
+    from contrast.run_folder import RunRecord, TrainedOn, open_run
+
+    for precision in ("float32", "bfloat16"):
+        run = tmp_path / precision
+        trained_on = TrainedOn(recipe_id="x", num_groups=96, num_images=2, image_size=16, class_names={})
+        begun = TrainConfig(steps=3, precision=precision)
+        with open_run(run, RunRecord(config=begun, trained_on=trained_on)):
+            pass
+        assert configure_run(shards=groups, out=run, steps=3, settings={"batch_size": 32}).precision == precision
+
+
+def test_devices_are_checked_before_anything_starts() -> None:
+    from contrast.distributed import resolve_device
+
+    assert resolve_device("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match="unknown device 'gpu'"):
+        resolve_device("gpu")
+    with pytest.raises(ValueError, match=r"no device cuda:97 here .*use --device cpu"):
+        resolve_device("cuda:97")

@@ -1,0 +1,69 @@
+"""The page opens from a file and says what the run's own files say."""
+
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from contrast.config import TrainConfig
+from contrast.evaluation.scoring import evaluate_run
+from contrast.report import write_report
+from contrast.training import RunOptions, train_encoder
+from shards.console import DamageError
+
+
+class Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+
+@pytest.fixture(scope="module")
+def run(groups: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report") / "<run>"
+    config = TrainConfig(steps=4, batch_size=16, head_hidden_dim=32, head_dim=16)
+    train_encoder(config, shards=groups, n=72, out=folder, options=RunOptions(device="cpu", quiet=True, log_every=1))
+    return folder
+
+
+def test_a_page_without_scores_says_how_to_get_them(run: Path, tmp_path: Path) -> None:
+    page = write_report(run, tmp_path / "report.html").read_text()
+    assert "Not scored yet: contrast eval" in page
+    assert "&lt;run&gt;" in page and "<run>" not in page  # names are escaped
+
+
+def test_the_page_holds_everything(run: Path, groups: Path, tmp_path: Path) -> None:
+    evaluation = evaluate_run(run, data=str(groups), device="cpu", quiet=True)
+    Image.new("RGB", (4, 4), (1, 2, 3)).save(tmp_path / "sheet.png")
+    page = write_report(run, tmp_path / "report.html", sheet=tmp_path / "sheet.png").read_text()
+    for score in evaluation.scores.values():
+        assert f"<td>{score.knn:.1f}</td>" in page and f"<td>{score.linear:.1f}</td>" in page
+    assert evaluation.evaluated_on in page and "no score on photographs" in page
+    assert base64.b64encode((tmp_path / "sheet.png").read_bytes()).decode() in page
+    assert page.count("<svg") == 1
+    links = Links()
+    links.feed(page)
+    assert links.found and all(link.startswith(("data:", "#")) for link in links.found)
+    assert not re.search(r"<script|@import|url\(http", page)
+
+
+def test_wrong_input_is_refused(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "sheet.png").write_text("no picture")
+    with pytest.raises(ValueError, match=r"sheet\.png is not a PNG"):
+        write_report(run, tmp_path / "report.html", sheet=tmp_path / "sheet.png")
+    with pytest.raises(ValueError, match="is not a run"):
+        write_report(tmp_path, tmp_path / "report.html")
+    for name in ("config.json", "environment.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    (tmp_path / "evaluate.json").write_text("{")
+    with pytest.raises(DamageError, match=r"evaluate\.json is not JSON"):
+        write_report(tmp_path, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()

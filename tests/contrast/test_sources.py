@@ -1,0 +1,137 @@
+"""Where images for scoring come from, and that nothing of them was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torchvision.datasets
+from PIL import Image
+
+from contrast.evaluation.sources import load_pair
+from contrast.run_folder import TrainedOn
+from shards.console import DamageError
+from shards.dataset import GroupDataset
+
+
+def picture(value: int, size: tuple[int, int] = (8, 8)) -> Image.Image:
+    return Image.new("RGB", size, (value, 255 - value, 9))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes of twenty pictures, and a stray file that is no class."""
+    for label, name in enumerate(("wolf", "ant")):
+        (tmp_path / name).mkdir()
+        for i in range(20):
+            picture(100 * label + i).save(tmp_path / name / f"{i:02d}.png")
+    (tmp_path / "index.html").write_text("<html>")
+    (tmp_path / "wolf" / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def trained_on(dataset: GroupDataset, num_groups: int) -> TrainedOn:
+    recipe_id = dataset.manifest.recipe.id
+    return TrainedOn(recipe_id=recipe_id, num_groups=num_groups, num_images=2, image_size=16, class_names={})
+
+
+def test_an_image_folder_is_split_by_name_order_and_classes_are_sorted(folder: Path) -> None:
+    train, test = load_pair(str(folder), image_size=8)
+    assert train.class_names == test.class_names == ("ant", "wolf")
+    assert (len(train), len(test)) == (36, 4)
+    assert test.pixels[:, 0, 0, 0].tolist() == [109, 119, 9, 19]  # the last of every ten, by name
+    assert test.labels.tolist() == [0, 0, 1, 1]
+    seen = {image.tobytes() for image in train.pixels}
+    assert not seen & {image.tobytes() for image in test.pixels}
+
+
+@pytest.mark.parametrize("test_name", ["test", "val"])
+def test_an_image_folder_with_its_own_split_keeps_it(tmp_path: Path, test_name: str) -> None:
+    for split, count in (("train", 3), (test_name, 2)):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(count):
+                picture(i).save(tmp_path / split / name / f"{i}.png")
+    train, test = load_pair(str(tmp_path), image_size=8)
+    assert (len(train), len(test)) == (6, 4)
+
+
+def test_pictures_of_other_sizes_are_resized_and_cut_to_the_centre(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(10):
+            wide = Image.new("RGB", (40, 20), (0, 0, 0))
+            wide.paste((255, 255, 255), (10, 0, 30, 20))
+            wide.save(tmp_path / name / f"{i}.png")
+    train, _ = load_pair(str(tmp_path), image_size=10)
+    assert train.pixels.shape == (18, 10, 10, 3)
+    assert train.pixels[:, :, 2:8].min() == 255  # the white centre fills the square
+
+
+def test_an_image_that_does_not_decode_is_named(folder: Path) -> None:
+    (folder / "ant" / "03.png").write_bytes(b"\x89PNG not really")
+    with pytest.raises(DamageError, match=r"ant/03\.png does not decode"):
+        load_pair(str(folder), image_size=8)
+
+
+def test_empty_and_missing_classes_are_refused(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (folder / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty: a class without images"):
+        load_pair(str(folder), image_size=8)
+    with pytest.raises(ValueError, match="one folder per class"):
+        load_pair(str(tmp_path_factory.mktemp("bare")), image_size=8)
+    with pytest.raises(ValueError, match="no folder nowhere and no torchvision dataset of that name"):
+        load_pair("nowhere", image_size=8)
+
+
+def test_shards_are_cut_by_index_range(groups: Path) -> None:
+    dataset = GroupDataset(groups)
+    train, test = load_pair(str(groups), image_size=16)
+    assert (len(train), len(test)) == (77, 19)
+    assert not test.is_real and "77…95" in test.name
+    assert np.array_equal(test.pixels, dataset.batch(range(77, 96))[0][:, 0])  # the anchors
+    assert [test.class_names[label] for label in test.labels] == [dataset[i].class_name for i in range(77, 96)]
+
+
+def test_groups_that_were_trained_on_are_not_tested_on(groups: Path) -> None:
+    dataset = GroupDataset(groups)
+    train, test = load_pair(str(groups), image_size=16, trained_on=trained_on(dataset, 90))
+    assert (len(train), len(test)) == (90, 6)
+    with pytest.raises(ValueError, match="trained on all of its 96 groups"):
+        load_pair(str(groups), image_size=16, trained_on=trained_on(dataset, 96))
+    with pytest.raises(ValueError, match="trained on all of its 96 groups"):
+        load_pair(str(groups), data_train=str(groups), image_size=16, trained_on=trained_on(dataset, 1000))
+
+
+def test_two_sources(groups: Path, folder: Path) -> None:
+    train, test = load_pair(str(folder), data_train=str(groups), image_size=16)
+    assert len(train) == 96 and not train.is_real
+    assert len(test) == 4 and test.is_real and test.pixels.shape[1] == 16
+
+
+def test_torchvision_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class TinyDigits:
+        classes = ("zero", "one")
+
+        def __init__(self, root: str, train: bool = True, download: bool = False) -> None:
+            assert Path(root) == tmp_path and download
+            self.count = 6 if train else 4
+
+        def __len__(self) -> int:
+            return self.count
+
+        def __getitem__(self, row: int) -> tuple[Image.Image, int]:
+            return Image.new("L", (28, 28), row), row % 2
+
+    class NoSplit:
+        def __init__(self, root: str) -> None: ...
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", TinyDigits)
+    monkeypatch.setattr(torchvision.datasets, "Caltech101", NoSplit)
+    train, test = load_pair("mnist", image_size=14, data_root=tmp_path)
+    assert (len(train), len(test), test.name) == (6, 4, "MNIST test")
+    assert test.class_names == ("zero", "one") and test.labels.tolist() == [0, 1, 0, 1]
+    assert test.pixels.shape == (4, 14, 14, 3) and test.pixels[3].max() == 3
+    with pytest.raises(ValueError, match="Caltech101 has no training and test part"):
+        load_pair("Caltech101", image_size=14, data_root=tmp_path)

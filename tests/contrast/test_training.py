@@ -1,0 +1,215 @@
+"""The loop: it learns, it resumes bit for bit, it keeps to its own folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from contrast.config import TrainConfig
+from contrast.run_folder import read_run
+from contrast.runlog import read_metrics
+from contrast.training import RunOptions, train_encoder
+from shards.console import DamageError
+
+QUIET = RunOptions(device="cpu", quiet=True, log_every=2, checkpoint_seconds=0)
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    return {
+        **{f"encoder.{k}": v for k, v in state["encoder"].items()},
+        **{f"head.{k}": v for k, v in state["head"].items()},
+    }
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    mine, theirs = weights_of(one), weights_of(other)
+    assert mine.keys() == theirs.keys()
+    different = [name for name in mine if not torch.equal(mine[name], theirs[name])]
+    assert different == []
+
+
+def without_speed(run: Path) -> list[dict[str, float]]:
+    timed = ("views_per_second", "wait_share")
+    return [{name: value for name, value in record.items() if name not in timed} for record in read_metrics(run)]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_run_leaves_everything_in_its_folder(
+    groups: Path, tmp_path: Path, config: TrainConfig, precision: str
+) -> None:
+    config = dataclasses.replace(config, precision=precision)
+    summary = train_encoder(config, shards=groups, out=tmp_path / "run", n=64, options=QUIET)
+    assert (summary.steps, summary.steps_now) == (6, 6)
+    assert summary.chance_loss == pytest.approx(3.434, abs=1e-3)  # log(31): 16 groups of 2
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {".lock", "config.json", "environment.json", "metrics.jsonl", "checkpoint.pt"}
+    record = read_run(tmp_path / "run")
+    assert record.config == config
+    assert (record.trained_on.num_groups, record.trained_on.class_names["3"]) == (64, "disc")
+    metrics = read_metrics(tmp_path / "run")
+    assert [entry["step"] for entry in metrics] == [2, 4, 6]
+    assert metrics[-1]["groups"] == 96 and metrics[-1]["loss"] == summary.loss
+
+
+def test_killed_at_any_step_and_resumed_is_the_run_that_was_not(
+    groups: Path, tmp_path: Path, config: TrainConfig
+) -> None:
+    config = dataclasses.replace(config, steps=20)
+    train_encoder(config, shards=groups, out=tmp_path / "whole", options=QUIET)
+
+    arguments = {"steps": 20, "batch_size": 16, "head_hidden_dim": 32, "head_dim": 16, "precision": "float32"}
+    code = (
+        "import json, sys, contrast.training as t, contrast.config as c, torch; torch.set_num_threads(1);"
+        "save = t.save_checkpoint; t.save_checkpoint = lambda *a: (save(*a), print('saved', flush=True));"
+        "t.train_encoder(c.TrainConfig(**json.loads(sys.argv[1])), shards=sys.argv[2], out=sys.argv[3], options="
+        "t.RunOptions(device='cpu', quiet=True, log_every=2, checkpoint_seconds=0))"
+    )
+    command = [sys.executable, "-c", code, json.dumps(arguments), str(groups), str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    for _ in range(3):
+        process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors.decode()[-2000:]
+    done = torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)["step"]
+    assert 0 < done < 20
+
+    summary = train_encoder(config, shards=groups, out=tmp_path / "killed", options=QUIET)
+    assert summary.steps_now == 20 - done
+    assert_same_weights(tmp_path / "whole", tmp_path / "killed")
+    assert without_speed(tmp_path / "killed") == without_speed(tmp_path / "whole")  # every step once
+    environments = json.loads((tmp_path / "killed" / "environment.json").read_text())
+    assert [entry["first_step"] for entry in environments] == [0, done]
+
+
+def test_the_number_of_workers_and_the_memory_do_not_matter(groups: Path, tmp_path: Path, config: TrainConfig) -> None:
+    train_encoder(config, shards=groups, out=tmp_path / "a", options=QUIET)
+    others = dataclasses.replace(QUIET, num_workers=3, memory_bytes=0, log_every=6)
+    train_encoder(config, shards=groups, out=tmp_path / "b", options=others)
+    assert_same_weights(tmp_path / "a", tmp_path / "b")
+
+
+def test_another_seed_is_another_run(groups: Path, tmp_path: Path, config: TrainConfig) -> None:
+    for seed in (0, 1):
+        train_encoder(dataclasses.replace(config, seed=seed), shards=groups, out=tmp_path / str(seed), options=QUIET)
+    assert not torch.equal(*(weights_of(tmp_path / s)["encoder.backbone.0.weight"] for s in ("0", "1")))
+
+
+def test_a_finished_run_says_so_and_changes_nothing(
+    groups: Path, tmp_path: Path, config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = train_encoder(config, shards=groups, out=tmp_path / "run", options=QUIET)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    speaking = dataclasses.replace(QUIET, quiet=False)
+    again = train_encoder(config, shards=groups, out=tmp_path / "run", options=speaking)
+    assert "is finished (6 steps): nothing to do" in capsys.readouterr().err
+    assert (again.steps_now, again.loss) == (0, first.loss)
+    after = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    assert after.keys() == before.keys()
+    assert all(after[name] == before[name] for name in before if name != ".lock")
+
+
+def test_a_folder_of_another_run_is_refused_by_the_field(
+    groups: Path, make_groups: Callable[..., Path], tmp_path: Path, config: TrainConfig
+) -> None:
+    run = tmp_path / "run"
+    train_encoder(config, shards=groups, out=run, options=QUIET)
+    before = (run / "checkpoint.pt").read_bytes()
+    for field, value in (("temperature", 0.7), ("steps", 7), ("objective", "supcon"), ("batch_size", 8)):
+        with pytest.raises(ValueError, match=f"{field}: .* in the folder, {value} asked for"):
+            train_encoder(dataclasses.replace(config, **{field: value}), shards=groups, out=run, options=QUIET)
+    with pytest.raises(ValueError, match=r"trained_on\.num_groups: 96 in the folder, 64 asked for"):
+        train_encoder(config, shards=groups, out=run, n=64, options=QUIET)
+    with pytest.raises(ValueError, match=r"trained_on\.recipe_id"):
+        train_encoder(config, shards=make_groups(seed=9), out=run, options=QUIET)
+    assert (run / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_folder_with_other_files_is_left_alone(groups: Path, tmp_path: Path, config: TrainConfig) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match=r"holds other files \(thesis\.tex"):
+        train_encoder(config, shards=groups, out=tmp_path, options=QUIET)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(ValueError, match="is a file: choose a folder"):
+        train_encoder(config, shards=groups, out=tmp_path / "thesis.tex", options=QUIET)
+
+
+def test_two_jobs_on_one_run(groups: Path, tmp_path: Path, config: TrainConfig) -> None:
+    import fcntl
+
+    train_encoder(config, shards=groups, out=tmp_path / "run", options=QUIET)
+    with open(tmp_path / "run" / ".lock", "r+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another job .* is working on"):
+            train_encoder(config, shards=groups, out=tmp_path / "run", options=QUIET)
+
+
+def test_what_does_not_fit_is_refused_before_a_folder_is_made(
+    groups: Path, make_groups: Callable[..., Path], tmp_path: Path, config: TrainConfig
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(ValueError, match="--n 97: .* holds 96 groups"):
+        train_encoder(config, shards=groups, out=run, n=97, options=QUIET)
+    with pytest.raises(ValueError, match=f"no folder {tmp_path / 'nowhere'}"):
+        train_encoder(config, shards=tmp_path / "nowhere", out=run, options=QUIET)
+    with pytest.raises(ValueError, match="needs class labels .* use --objective simclr"):
+        supcon = dataclasses.replace(config, objective="supcon")
+        train_encoder(supcon, shards=make_groups(num_groups=20, classes=()), out=run, options=QUIET)
+    with pytest.raises(ValueError, match="batch size 1:"):
+        train_encoder(dataclasses.replace(config, batch_size=1), shards=groups, out=run, options=QUIET)
+    with pytest.raises(ValueError, match="no device cuda:9"):
+        train_encoder(config, shards=groups, out=run, options=dataclasses.replace(QUIET, device="cuda:9"))
+    assert not run.exists()
+
+
+def test_damage_in_the_dataset_and_in_the_checkpoint_is_named(
+    make_groups: Callable[..., Path], tmp_path: Path, config: TrainConfig
+) -> None:
+    damaged = make_groups(seed=5)
+    tar = damaged / "data" / "train-000001.tar"
+    tar.write_bytes(tar.read_bytes()[:2000])
+    with pytest.raises(DamageError, match=r"train-000001\.tar is truncated"):
+        train_encoder(config, shards=damaged, out=tmp_path / "run", options=QUIET)
+    run = tmp_path / "other"
+    sound = make_groups(seed=6)
+    train_encoder(config, shards=sound, out=run, options=QUIET)
+    (run / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes()[:5000])
+    with pytest.raises(DamageError, match=r"checkpoint\.pt is damaged"):
+        train_encoder(config, shards=sound, out=run, options=QUIET)
+
+
+def test_a_checkpoint_of_another_run_is_refused(groups: Path, tmp_path: Path, config: TrainConfig) -> None:
+    other = dataclasses.replace(config, head_dim=8)
+    train_encoder(config, shards=groups, out=tmp_path / "a", options=QUIET)
+    train_encoder(other, shards=groups, out=tmp_path / "b", options=QUIET)
+    (tmp_path / "a" / "checkpoint.pt").write_bytes((tmp_path / "b" / "checkpoint.pt").read_bytes())
+    with pytest.raises(ValueError, match="of another run .head_dim: 8 in the checkpoint, 16 asked for"):
+        train_encoder(config, shards=groups, out=tmp_path / "a", options=QUIET)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(groups: Path, tmp_path: Path, config: TrainConfig) -> None:
+    hot = dataclasses.replace(config, optimizer="sgd", learning_rate=1e30, warmup=0.0)
+    with pytest.raises(ValueError, match="the loss is .* smaller --learning-rate"):
+        train_encoder(hot, shards=groups, out=tmp_path / "run", options=QUIET)
+
+
+def test_tensorboard_gets_the_same_figures(groups: Path, tmp_path: Path, config: TrainConfig) -> None:
+    run = tmp_path / "run"
+    train_encoder(config, shards=groups, out=run, options=dataclasses.replace(QUIET, tensorboard=True))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    logged = [(event.step, event.value) for event in events.Scalars("loss")]
+    expected = [(entry["step"], pytest.approx(entry["loss"])) for entry in read_metrics(run)]
+    assert logged == expected
