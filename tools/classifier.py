@@ -103,12 +103,14 @@ def score(path: Path, images: Tensor, labels: Tensor, real: Tensor) -> dict[str,
     }
 
 
-def train_classifier(images: Tensor, labels: Tensor, *, epochs: int, width: int, seed: int) -> Classifier:
+def train_classifier(
+    images: Tensor, labels: Tensor, *, epochs: int, batch_size: int, width: int, seed: int
+) -> Classifier:
     """Train on uint8 images [N, 32, 32, 3] where they lie: SGD with Nesterov momentum, one cycle, label smoothing."""
     torch.manual_seed(seed)
     device = images.device
     classifier = Classifier(width=width).to(device, memory_format=torch.channels_last)
-    batch_size, peak = 512, 0.4
+    peak = 0.4 * batch_size / 512
     steps = epochs * (len(images) // batch_size)
     optimiser = torch.optim.SGD(classifier.parameters(), lr=peak, momentum=0.9, nesterov=True, weight_decay=5e-4)
     warm = steps // 5
@@ -145,14 +147,17 @@ def train_classifier(images: Tensor, labels: Tensor, *, epochs: int, width: int,
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of `contrast data cifar10`.")
 @click.option("--out", type=click.Path(path_type=Path), default=WEIGHTS, show_default=True)
 @click.option("--epochs", default=40, show_default=True)
+@click.option("--batch-size", default=512, show_default=True)
 @click.option("--width", default=40, show_default=True)
 @click.option("--num-train", type=int, help="The first so many training images.  [default: all]")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
-def main(data: Path, out: Path, epochs: int, width: int, num_train: int | None, seed: int, device: str) -> None:
+def main(
+    data: Path, out: Path, epochs: int, batch_size: int, width: int, num_train: int | None, seed: int, device: str
+) -> None:
     images = torch.from_numpy(np.load(data / "train-images.npy"))[:num_train].to(device)
     labels = torch.from_numpy(np.load(data / "train-labels.npy"))[:num_train].long().to(device)
-    classifier = train_classifier(images, labels, epochs=epochs, width=width, seed=seed)
+    classifier = train_classifier(images, labels, epochs=epochs, batch_size=batch_size, width=width, seed=seed)
     state = classifier.state_dict()
     save_file({k: (v.half() if v.is_floating_point() else v).cpu().contiguous() for k, v in state.items()}, out)
     if (data / "test-images.npy").exists():
