@@ -59,8 +59,14 @@ def resolve_device(name: str) -> torch.device:
 
 @contextmanager
 def process_group(device_name: str) -> Iterator[Place]:
-    """Joins the group that torchrun announces in the environment, with NCCL on GPUs and gloo on CPUs, or is alone."""
+    """Joins the group that torchrun announces in the environment, with NCCL on GPUs and gloo on CPUs, or is alone.
+
+    A group that is there already is used and left open.
+    """
     device = resolve_device(device_name)
+    if dist.is_available() and dist.is_initialized():
+        yield Place(rank=dist.get_rank(), world_size=dist.get_world_size(), device=device)
+        return
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield Place(rank=0, world_size=1, device=device)
         return

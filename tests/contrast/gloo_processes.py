@@ -31,8 +31,8 @@ def main(case: Path, result: Path, groups: str, run: str) -> None:
         mean_loss = place.mean(loss.detach())
         if place.is_first:
             torch.save({"loss": mean_loss, "gradient": network.weight.grad}, result)
-    config = TrainConfig(steps=4, batch_size=16, head_hidden_dim=32, head_dim=16)
-    train_encoder(config, shards=groups, out=run, options=RunOptions(device="cpu", log_every=2, quiet=True))
+        config = TrainConfig(steps=4, batch_size=16, head_hidden_dim=32, head_dim=16)
+        train_encoder(config, shards=groups, out=run, options=RunOptions(device="cpu", log_every=2, quiet=True))
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def test_from_groups_to_a_page(groups: Path, tmp_path: Path) -> None:
     assert evaluation == json.loads((run / "evaluate.json").read_text())
     assert list(evaluation["scores"]) == ["pixels", "random", "trained"]
     assert all({"knn", "linear"} <= score.keys() for score in evaluation["scores"].values())
-    assert evaluation["k"] == 5 and evaluation["num_test"] == 20
+    assert evaluation["k"] == 5 and evaluation["num_test"] == 19
 
     result = runner.invoke(main, ["report", "--run", str(run), "--out", str(tmp_path / "pages" / "report.html")])
     assert result.exit_code == 0, result.stderr

@@ -150,7 +150,7 @@ def test_two_jobs_on_one_run(groups: Path, tmp_path: Path, config: TrainConfig) 
     train_encoder(config, shards=groups, out=tmp_path / "run", options=QUIET)
     with open(tmp_path / "run" / ".lock", "r+") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="another job .* is working on"):
+        with pytest.raises(ValueError, match=r"another job .* is working on"):
             train_encoder(config, shards=groups, out=tmp_path / "run", options=QUIET)
 
 
@@ -158,11 +158,11 @@ def test_what_does_not_fit_is_refused_before_a_folder_is_made(
     groups: Path, make_groups: Callable[..., Path], tmp_path: Path, config: TrainConfig
 ) -> None:
     run = tmp_path / "run"
-    with pytest.raises(ValueError, match="--n 97: .* holds 96 groups"):
+    with pytest.raises(ValueError, match=r"--n 97: .* holds 96 groups"):
         train_encoder(config, shards=groups, out=run, n=97, options=QUIET)
     with pytest.raises(ValueError, match=f"no folder {tmp_path / 'nowhere'}"):
         train_encoder(config, shards=tmp_path / "nowhere", out=run, options=QUIET)
-    with pytest.raises(ValueError, match="needs class labels .* use --objective simclr"):
+    with pytest.raises(ValueError, match=r"needs class labels .* use --objective simclr"):
         supcon = dataclasses.replace(config, objective="supcon")
         train_encoder(supcon, shards=make_groups(num_groups=20, classes=()), out=run, options=QUIET)
     with pytest.raises(ValueError, match="batch size 1:"):
@@ -193,13 +193,13 @@ def test_a_checkpoint_of_another_run_is_refused(groups: Path, tmp_path: Path, co
     train_encoder(config, shards=groups, out=tmp_path / "a", options=QUIET)
     train_encoder(other, shards=groups, out=tmp_path / "b", options=QUIET)
     (tmp_path / "a" / "checkpoint.pt").write_bytes((tmp_path / "b" / "checkpoint.pt").read_bytes())
-    with pytest.raises(ValueError, match="of another run .head_dim: 8 in the checkpoint, 16 asked for"):
+    with pytest.raises(ValueError, match=r"of another run .head_dim: 8 in the checkpoint, 16 asked for"):
         train_encoder(config, shards=groups, out=tmp_path / "a", options=QUIET)
 
 
 def test_a_loss_that_is_no_number_ends_the_run(groups: Path, tmp_path: Path, config: TrainConfig) -> None:
     hot = dataclasses.replace(config, optimizer="sgd", learning_rate=1e30, warmup=0.0)
-    with pytest.raises(ValueError, match="the loss is .* smaller --learning-rate"):
+    with pytest.raises(ValueError, match=r"the loss is .* smaller --learning-rate"):
         train_encoder(hot, shards=groups, out=tmp_path / "run", options=QUIET)
 
 
