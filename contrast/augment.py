@@ -200,7 +200,7 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
         torch.where(largest == 1, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
     )
     sixfold = sixfold + 6 * shift[:, None, None]
-    offsets = torch.tensor([5.0, 3.0, 1.0], device=images.device)[None, :, None, None]
+    offsets = torch.arange(5, 0, -2, device=images.device, dtype=images.dtype)[None, :, None, None]
     k = (offsets + sixfold[:, None]).remainder_(6)
     return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp_(0, 1)
 

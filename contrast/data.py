@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -125,7 +125,7 @@ class GroupBatches:
             images, labels = self._memory.fetch(indices, self._dataset)
         return GroupBatch(step=step, indices=indices, labels=labels, images=images)
 
-    def steps(self, first: int, last: int) -> Iterator[GroupBatch]:
+    def steps(self, first: int, last: int) -> Generator[GroupBatch, None, None]:
         """Batches of the steps first … last - 1, in order, loaded ahead in background threads."""
         pending: deque[Future[GroupBatch]] = deque()
         pool = ThreadPoolExecutor(self._num_workers, thread_name_prefix="decode")

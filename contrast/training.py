@@ -3,7 +3,8 @@
     summary = train_encoder(TrainConfig(steps=600), shards="datasets/demo", out="runs/demo")
 
 Interrupted at any moment, the same call goes on and ends with the weights that it would have had anyway: on a CPU
-with the same number of threads bit for bit. Under torchrun the batch is shared among the processes.
+with the same number of threads bit for bit. Under torchrun the batch is shared among the processes: the loss sees all
+of it, batch normalisation each process's own share.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -186,10 +187,12 @@ def _run_steps(
     # The steps
 
     network.train()
-    with _open_log(run, place, options, first_step) as log, progress:
+    with ExitStack() as stack:
+        log = stack.enter_context(_open_log(run, place, options, first_step))
+        stack.enter_context(progress)
         meter = Meter(device, images_per_step=num_images)
         last_saved = meter.started
-        incoming = batches.steps(first_step, config.steps)
+        incoming = stack.enter_context(closing(batches.steps(first_step, config.steps)))
         for step in range(first_step, config.steps):
             asked = time.perf_counter()
             batch = next(incoming)
