@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,8 +31,13 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory, groups: Path) -> Pat
     script = Path(__file__).with_name("gloo_processes.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     arguments = [str(folder / "case.pt"), str(folder / "result.pt"), str(groups), str(folder / "run")]
-    finished = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=200)
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    torchrun = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        _, errors = torchrun.communicate(timeout=200)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(torchrun.pid, signal.SIGKILL)  # processes that wait for each other would wait on
+    assert torchrun.returncode == 0, errors[-3000:]
     return folder
 
 
