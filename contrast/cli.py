@@ -51,12 +51,12 @@ def main() -> None:
 @click.option("--steps", type=Count(), help="Duration in optimiser steps.")
 @click.option("--epochs", type=float, help="Duration in passes over the groups.")
 @click.option(
-    "--batch-size", type=Count(), default="256", show_default=True, help="Groups of a step, over all processes."
+    "--batch-size", type=Count(), default="128", show_default=True, help="Groups of a step, over all processes."
 )
 @click.option("--optimizer", default="adamw", show_default=True, help="adamw or sgd.")
 @click.option("--learning-rate", type=float, help="Peak.  [default: 0.002 for adamw; 0.06 * batch size / 256 for sgd]")
 @click.option("--weight-decay", type=float, help="[default: 0.05 for adamw; 0.0005 for sgd]")
-@click.option("--temperature", type=float, default=0.2, show_default=True, help="Of the loss.")
+@click.option("--temperature", type=float, default=0.1, show_default=True, help="Of the loss.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of initial weights, order and augmentation.")
 @click.option(
     "--precision", default="auto", show_default=True, help="float32, bfloat16, or what the device is fast at."

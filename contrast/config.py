@@ -33,7 +33,7 @@ class TrainConfig:
     """What counts as a positive pair: see contrast.objectives."""
     encoder: str = "convnet-small"
     """See contrast.encoders."""
-    batch_size: int = 256
+    batch_size: int = 128
     """Groups of a step, over all processes; a step sees this many times the images of a group."""
     optimizer: str = "adamw"
     """adamw, or sgd with momentum 0.9."""
@@ -43,7 +43,7 @@ class TrainConfig:
     """Of the weights alone; biases and normalisation are left free."""
     warmup: float = 0.1
     """Share of the steps in which the learning rate grows linearly."""
-    temperature: float = 0.2
+    temperature: float = 0.1
     """Of the softmax over similarities."""
     head_hidden_dim: int = 512
     head_dim: int = 128

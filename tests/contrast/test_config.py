@@ -100,7 +100,7 @@ def test_automatic_choices_are_made_once(groups: Path, tmp_path: Path) -> None:
     assert adamw.precision in ("float32", "bfloat16")
     with pytest.raises(ValueError, match="unknown setting 'batchsize'"):
         configure(steps=3, settings={"batchsize": 2})
-    with pytest.raises(ValueError, match="batch size 256 is larger than the 96 groups"):
+    with pytest.raises(ValueError, match="batch size 128 is larger than the 96 groups"):
         configure(epochs=2)
 
 
