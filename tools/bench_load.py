@@ -1,0 +1,287 @@
+"""How fast groups come back from the disk: our readers beside other people's, on the same tars and the same output.
+
+Every reader delivers uint8 batches [B, K, H, W, 3] of decoded groups, unshuffled; what it delivered is checked before
+anything is timed.
+
+    tar                     random access, shards.GroupDataset.batch, in threads
+    stream                  shards.stream_groups, in processes
+    webdataset              the pipeline that its authors document, with its own decoder, in processes
+    webdataset_simplejpeg   the same with the fastest decoder that it can be given
+    imagefolder             torchvision's ImageFolder with PIL over the same images as loose files, in processes
+    ffcv_jpg                FFCV where it is installed, in threads; compresses again, in 420
+    decode                  the JPEG decoder alone, over bytes in memory: the limit
+
+Cold means that the files were put out of the operating system's memory before, warm that they were just read. Rates are
+medians over rounds in which all readers take turns; ratios compare the best number of workers of each, warm.
+
+    python tools/bench_load.py
+    python tools/bench_load.py --shards datasets/demo --workers 0,4,8 --json
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from loaders import LOADERS, Epoch, LoadTask, has_ffcv, write_beton, write_loose_files
+from measuring import Program, describe_machine, format_machine, format_rate, format_table, measure_rounds, print_result
+
+from shards.codec import default_subsampling, encode_image
+from shards.console import Count, Progress, format_bytes
+from shards.folder import finish_dataset, lock_dataset
+from shards.manifest import Recipe, RenderSettings, load_manifest
+from shards.writer import ShardWriter
+
+PACKAGES = ("synthgen", "torch", "torchvision", "numpy", "simplejpeg", "pillow", "webdataset", "ffcv")
+OWN_GROUPS, OWN_SIZE = 4000, 32
+LARGEST_DIFFERENCE = 1.0
+"""Of a group's mean level, 0 to 255, between two decoders, or after FFCV's compression."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A dataset of our own
+
+
+def draw_image(rng: np.random.Generator, size: int) -> np.ndarray:
+    """uint8 [size, size, 3] whose amplitudes fall with the frequency, as those of photographs do, and little colour.
+
+    As JPEG of quality 95 it is about as large as a photograph of its size.
+    """
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
+    frequency[0, 0] = np.inf
+    fields = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((3, size, size))) / frequency**1.5, s=(size, size))
+    fields *= np.array([55, 15, 15])[:, None, None] / fields.std(axis=(1, 2), keepdims=True)
+    light, warm, green = fields
+    pixels = 128 + np.stack([light + warm, light + green, light - warm], axis=2)
+    return pixels.clip(0, 255).astype(np.uint8)
+
+
+def write_dataset(directory: Path, *, num_groups: int, size: int) -> None:
+    """Groups of an anchor and a view, of ten classes, in four shards or in shards of a thousand."""
+    recipe = Recipe(
+        source={"images": "noise whose amplitudes fall with the frequency"},
+        classes=tuple(range(10)),
+        views=({"policy": "redrawn"},),
+        seed=0,
+        image={"size": size, "format": "jpg", "quality": 95, "subsampling": default_subsampling(size)},
+    )
+    names = {label: f"class {label}" for label in recipe.classes}
+    shard_size = min(1000, -(-num_groups // 4))
+    with lock_dataset(directory), Progress(total=num_groups, unit="groups", label="writing") as progress:
+        for index, first in enumerate(range(0, num_groups, shard_size)):
+            count = min(shard_size, num_groups - first)
+            with ShardWriter(
+                directory,
+                recipe=recipe,
+                render=RenderSettings(batch_size=1, dtype="float32"),
+                shard_index=index,
+                first=first,
+                count=count,
+                class_names=names,
+            ) as writer:
+                for group in range(first, first + count):
+                    rng = np.random.default_rng([0, group])
+                    images = [encode_image(draw_image(rng, size), recipe.image) for _ in range(2)]
+                    writer.add(label=group % 10, images=images, views=[{"policy": "redrawn"}])
+                    progress.advance()
+                writer.publish(environment={}, seconds=0.0, stages={})
+        finish_dataset(directory, num_groups=num_groups, shard_size=shard_size)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Measuring
+
+
+def evict(files: Sequence[Path]) -> bool:
+    """Puts files out of the operating system's memory; False where it keeps many, or does not say (as tmpfs)."""
+    return sum(not _evict_file(path) for path in files) <= len(files) // 100
+
+
+def _evict_file(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        for _ in range(3):  # a page that another core is about to hand over stays, once
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.preadv(descriptor, [bytearray(1)], 0, os.RWF_NOWAIT)  # succeeds only where nothing must be fetched
+        return False
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    finally:
+        os.close(descriptor)
+
+
+def check_epoch(name: str, epoch: Epoch, task: LoadTask, expected: np.ndarray | None) -> np.ndarray:
+    """Reads an epoch and gives the mean level of every group, ascending, for readers have orders of their own."""
+    means = []
+    for batch in epoch():
+        images = np.asarray(batch)
+        assert images.shape[1:] == task.shape and images.dtype == np.uint8, (name, images.shape, images.dtype)
+        means.append(images.reshape(len(images), -1).mean(axis=1))
+    levels = np.sort(np.concatenate(means))
+    assert len(levels) == task.num_groups, f"{name} delivers {len(levels)} groups of {task.num_groups}"
+    if expected is not None:
+        difference = np.abs(levels - expected).max()
+        assert difference < LARGEST_DIFFERENCE, f"{name} delivers other images: mean levels differ by {difference:.2f}"
+    return levels
+
+
+def time_epoch(epoch: Epoch, task: LoadTask) -> float:
+    """Groups per second of one epoch, from asking for it to its last batch."""
+    count = 0
+    began = time.perf_counter()
+    for images in epoch():
+        count += len(images)
+    seconds = time.perf_counter() - began
+    assert count == task.num_groups, count
+    return count / seconds
+
+
+def run_benchmark(task: LoadTask, *, quality: int, workers: tuple[int, ...], repeats: int) -> dict[str, Any]:
+    """Rates per reader, temperature and number of workers, and the ratios; what could not be measured is None."""
+    machine = describe_machine(PACKAGES)
+    notes: dict[str, str] = {}
+    write_loose_files(task)
+    if has_ffcv():
+        write_beton(task, quality=quality)
+    else:
+        notes["ffcv_jpg"] = "not installed"
+    os.sync()  # what is not on the disk yet cannot be evicted
+
+    shards = sorted((task.directory / "data").iterdir())
+    files = dict.fromkeys(("tar", "stream", "webdataset", "webdataset_simplejpeg"), shards)
+    files["imagefolder"] = sorted(task.loose.rglob("*.jpg"))
+    cold = all(evict(paths) for paths in (shards, files["imagefolder"]))
+    if not cold:
+        notes["cold"] = f"not measured: the system keeps files of {task.directory} or of {task.loose} in memory"
+
+    levels = None
+    contestants = {}
+    for name, open_loader in LOADERS.items():
+        for num_workers in workers:
+            if name in notes or (name == "ffcv_jpg" and num_workers == 0):
+                continue
+            epoch = open_loader(task, num_workers)
+            levels = check_epoch(name, epoch, task, levels)
+            if cold and name in files:
+
+                def run_cold(epoch: Epoch = epoch, paths: list[Path] = files[name]) -> float:
+                    evict(paths)
+                    return time_epoch(epoch, task)
+
+                contestants[f"{name}/cold/{num_workers}"] = run_cold
+            contestants[f"{name}/warm/{num_workers}"] = lambda epoch=epoch: time_epoch(epoch, task)
+    rates = measure_rounds(contestants, repeats=repeats, label="reading")
+
+    table: dict[str, Any] = {}
+    for name in LOADERS:
+        table[name] = None if name in notes else {"warm": {}, "cold": {}}
+    for key, rate in rates.items():
+        name, temperature, num_workers = key.split("/")
+        table[name][temperature][num_workers] = rate
+    best = {name: max(row["warm"].values()) for name, row in table.items() if row and row["warm"]}
+    others = ("webdataset", "webdataset_simplejpeg", "imagefolder", "ffcv_jpg", "decode")
+    return {
+        **{f"tar_over_{name}": best["tar"] / best[name] if name in best else None for name in others},
+        "groups_per_second": table,
+        "notes": notes,
+        "groups": task.num_groups,
+        "images_per_group": task.shape[0],
+        "size": task.shape[1],
+        "shards": task.num_shards,
+        "tar_bytes": sum(path.stat().st_size for path in task.tars),
+        "batch_size": task.batch_size,
+        "workers": list(workers),
+        "repeats": repeats,
+        "machine": machine,
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Program
+
+main = Program()
+
+
+@main.command(help=(__doc__ or "").replace("\n\n    ", "\n\n\b\n    "))
+@click.option("--shards", "directory", type=click.Path(path_type=Path), help="A dataset of JPEG images to read.")
+@click.option("--groups", type=Count(), help="Groups to read, rounded up to whole shards.  [default: 4k]")
+@click.option("--size", type=Count(), help="Without --shards: pixels, height and width.  [default: 32]")
+@click.option("--batch-size", type=Count(), default="256", show_default=True, help="Groups of a batch.")
+@click.option("--workers", default="0,1,2", show_default=True, help="Numbers of workers to try.")
+@click.option("--repeats", type=Count(), default="3", show_default=True, help="Rounds; rates are their medians.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, in place of the table.")
+def measure(
+    directory: Path | None,
+    groups: int | None,
+    size: int | None,
+    batch_size: int,
+    workers: str,
+    repeats: int,
+    as_json: bool,
+) -> None:
+    counts = parse_workers(workers)
+    if directory is not None and size is not None:
+        raise click.UsageError("--size is for a dataset of its own: leave it away, or --shards")
+    with tempfile.TemporaryDirectory(prefix="bench-load-") as name:
+        scratch = Path(name)
+        groups = groups or OWN_GROUPS
+        if directory is None:
+            directory = scratch / "dataset"
+            write_dataset(directory, num_groups=groups, size=size or OWN_SIZE)
+        manifest = load_manifest(directory)
+        image = manifest.recipe.image
+        if image["format"] != "jpg":
+            raise ValueError(f"{directory} holds {image['format']} images: this compares readers of jpg; give another")
+        task = LoadTask.of(
+            directory, num_groups=min(groups, manifest.num_groups), batch_size=batch_size, scratch=scratch
+        )
+        if max(counts) > task.num_shards:
+            raise ValueError(
+                f"--workers {workers}: webdataset fails where a worker has no shard, and these are {task.num_shards}; "
+                f"give at most that many workers, or more --groups"
+            )
+        result = run_benchmark(task, quality=image["quality"], workers=counts, repeats=repeats)
+    print_result(result, format_report(result), as_json=as_json)
+
+
+def parse_workers(text: str) -> tuple[int, ...]:
+    """Numbers of workers from text such as 0,1,2, ascending, each once."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() for word in words):
+        raise click.UsageError(f"--workers {text}: give whole numbers from 0 on, such as 0,1,2")
+    return tuple(sorted({int(word) for word in words}))
+
+
+def format_report(result: dict[str, Any]) -> list[str]:
+    """The table and what belongs under it."""
+    columns = [(temperature, str(count)) for temperature in ("warm", "cold") for count in result["workers"]]
+    rows = []
+    for name, row in result["groups_per_second"].items():
+        rates = [row[temperature].get(count) if row else None for temperature, count in columns]
+        rows.append((name, *("-" if rate is None else format_rate(rate) for rate in rates)))
+    ratios = ", ".join(
+        f"{key.removeprefix('tar_over_')} {'-' if value is None else f'{value:.2f}'}"
+        for key, value in result.items()
+        if key.startswith("tar_over_")
+    )
+    return [
+        f"{result['groups']} groups of {result['images_per_group']} images, {result['size']} px, in {result['shards']} "
+        f"shards, {format_bytes(result['tar_bytes'])}; batches of {result['batch_size']}",
+        "",
+        *format_table(("groups/s, by workers", *(f"{heat} {count}" for heat, count in columns)), rows),
+        "",
+        f"tar over (warm, best number of workers of each): {ratios}",
+        *(f"{name}: {note}" for name, note in result["notes"].items()),
+        f"medians of {result['repeats']} rounds; {format_machine(result['machine'])[0]}",
+        format_machine(result["machine"])[1],
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,298 @@
+"""How much of the generator's own speed arrives on the disk, and how much faster that is than the loop people write.
+
+Three rates from one run, in rounds that take turns:
+
+    bare         the folded generator's forward passes alone, on latents that are there already
+    end to end   `synthgen render` into a folder: draws, forward passes, JPEG, tars, checksums, flush to the disk
+    naive        the published package's own example as a loop: float32, batches of 32, one thread, a PNG per image
+
+Bare and end to end have the same network, batch, dtype, memory layout and number of forward threads. Loading the
+weights, which happens once per job whatever its length, is timed apart. The arithmetic limit is a large matrix product
+in the same dtype on the same device and threads, measured in the same rounds.
+
+    python tools/bench_render.py --random-weights
+    taskset -c 0 python tools/bench_render.py --images 1000 --json       # on one core
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from builtin_networks import generator_config
+from measuring import Program, describe_machine, format_machine, format_rate, format_table, measure_rounds, print_result
+from naive_render import NAIVE_BATCH, Naive, load_published_module
+from pytorch_pretrained_biggan import BigGAN, BigGANConfig
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from shards.console import Count, format_bytes
+from shards.markers import scan_markers
+from shards.writer import lock_dataset
+from synthgen.devices import (
+    choose_device,
+    count_encode_threads,
+    count_forward_threads,
+    reproducible_arithmetic,
+    set_forward_threads,
+)
+from synthgen.generators import generator_info
+from synthgen.generators.architecture import PUBLISHED_CONFIGS, count_flops
+from synthgen.generators.folded_biggan import remove_spectral_norms
+from synthgen.generators.weight_files import find_weights, require_weights
+from synthgen.job import RenderConfig, RenderJob, prepare_job, survey_folder
+from synthgen.plan import draw_groups
+from synthgen.runners.local import run_local
+
+PACKAGES = ("synthgen", "torch", "numpy", "simplejpeg", "pillow", "pytorch-pretrained-biggan")
+
+
+def write_random_weights(name: str, folder: Path) -> Path:
+    """A weights file and its configuration, as the package lays them out, of a network with the published arithmetic.
+
+    A fresh network gives NaN: its spectral norms start far off, and the last norm's weights are not set at all.
+    """
+    found = find_weights(name) if name not in PUBLISHED_CONFIGS else None
+    config = found.config if found else PUBLISHED_CONFIGS.get(name) or generator_config("small")
+    torch.manual_seed(0)
+    network = BigGAN(BigGANConfig.from_dict(dict(config))).requires_grad_(False).train()
+    nn.init.ones_(network.generator.bn.weight)
+    nn.init.zeros_(network.generator.bn.bias)
+    for _ in range(10):  # each pass in training mode brings the norms one step closer
+        images = network(torch.randn(1, network.config.z_dim), torch.eye(network.config.num_classes)[:1], 1.0)
+    assert images.isfinite().all(), "the warmed network still overflows"
+    state = {key: tensor.half().contiguous() for key, tensor in remove_spectral_norms(network).state_dict().items()}
+    weights = folder / f"{name}.safetensors"
+    save_file(state, weights)
+    card = {"config": dict(config), "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    (folder / f"{name}.json").write_text(json.dumps(card))
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Contestants: each returns a rate
+
+
+def time_forward_threads(device: torch.device, work: Callable[[int], object], count: int) -> float:
+    """Seconds for work(0) … work(count - 1) on as many threads as `synthgen render` has for forward passes."""
+    with ThreadPoolExecutor(count_forward_threads(device), "forward", set_forward_threads, (device,)) as pool:
+        began = time.perf_counter()
+        for task in wait([pool.submit(work, index) for index in range(count)]).done:
+            task.result()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - began
+
+
+class Limit:
+    """FLOP/s of square matrix products, one per forward thread: what the arithmetic units give at their best."""
+
+    def __init__(self, job: RenderJob) -> None:
+        self._device = job.device
+        self._width = 8192 if job.device.type == "cuda" else 2048
+        self._count = 64 if job.device.type == "cuda" else 2 * count_forward_threads(job.device)
+        dtype = getattr(torch, job.render.dtype)
+        self._factors = torch.randn(2, self._width, self._width).to(job.device, dtype)
+
+    @torch.inference_mode()
+    def __call__(self) -> float:
+        def multiply(index: int) -> Tensor:
+            return torch.mm(self._factors[0], self._factors[1])
+
+        with reproducible_arithmetic(self._device):
+            seconds = time_forward_threads(self._device, multiply, self._count)
+        return 2 * self._width**3 * self._count / seconds
+
+
+class Bare:
+    """Images/s of the generator's forward passes, in as many batches as `images` fill."""
+
+    def __init__(self, job: RenderJob, *, images: int) -> None:
+        self._job, self._count = job, images // job.render.batch_size
+        draws = draw_groups(job.recipe, latent_dim=job.generator.latent_dim, first=0, count=job.render.batch_size)
+        self._latents = torch.from_numpy(draws.latents).to(job.device)
+        self._labels = torch.from_numpy(draws.labels).clamp(min=0).to(job.device)
+
+    def __call__(self) -> float:
+        def forward(index: int) -> Tensor:
+            return self._job.generator.sample(self._latents[index % len(self._latents)], self._labels)
+
+        with reproducible_arithmetic(self._job.device):
+            seconds = time_forward_threads(self._job.device, forward, self._count)
+        return self._count * self._job.render.batch_size / seconds
+
+
+class EndToEnd:
+    """Images/s of `synthgen render` with the generator loaded, each time into a new folder, up to the manifest."""
+
+    def __init__(self, job: RenderJob, folder: Path) -> None:
+        self._job, self._folder = job, folder
+        self.total_bytes = 0
+        self.busy: dict[str, list[float]] = {}
+
+    def __call__(self) -> float:
+        with tempfile.TemporaryDirectory(dir=self._folder) as name:
+            job = replace(self._job, directory=Path(name) / "dataset")
+            began = time.perf_counter()
+            with lock_dataset(job.directory):
+                manifest = run_local(job, survey_folder(job), quiet=True)
+            seconds = time.perf_counter() - began
+            self.total_bytes = manifest.total_bytes
+            self._note_busy(job.directory, seconds)
+        return manifest.num_groups * manifest.num_images / seconds
+
+    def busy_shares(self) -> dict[str, float]:
+        """Share of the run in which each stage's threads were busy, from the shards' markers; median over the runs."""
+        return {stage: round(statistics.median(shares), 4) for stage, shares in self.busy.items()}
+
+    def _note_busy(self, directory: Path, seconds: float) -> None:
+        forward = count_forward_threads(self._job.device)
+        threads = {"draw": forward, "generate": forward, "encode": count_encode_threads(self._job.device), "write": 1}
+        markers = scan_markers(directory).values()
+        for stage, num_threads in threads.items():
+            busy = sum(marker.stages[stage] for marker in markers)
+            self.busy.setdefault(stage, []).append(busy / num_threads / seconds)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Program
+
+main = Program()
+
+
+@main.command(help=(__doc__ or "").replace("\n\n    ", "\n\n\b\n    "))
+@click.option("--generator", default="biggan-deep-32", show_default=True, help="One of `synthgen generators`.")
+@click.option("--weights", type=click.Path(path_type=Path), help="As in synthgen render.")
+@click.option("--random-weights", is_flag=True, help="Needs no weights: the same arithmetic on meaningless images.")
+@click.option("--images", type=Count(), help="Images of a run, rounded up to whole batches.  [default: 2k; GPU: 50k]")
+@click.option("--naive-images", type=Count(), help="Images of a run of the naive loop.  [default: an eighth]")
+@click.option("--batch-size", type=Count(), help="Images per forward pass.  [default: as synthgen render]")
+@click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+@click.option("--repeats", type=Count(), default="3", show_default=True, help="Rounds; rates are their medians.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, in place of the table.")
+def measure(
+    generator: str, weights: Path | None, random_weights: bool, naive_images: int | None, as_json: bool, **options: Any
+) -> None:
+    if weights is not None and random_weights:
+        raise click.UsageError("--weights and --random-weights exclude each other: give one of them")
+    generator_info(generator)
+    with tempfile.TemporaryDirectory(prefix="bench-render-") as name:
+        folder = Path(name)
+        if random_weights:
+            weights = write_random_weights(generator, folder)
+        result = run_benchmark(generator, weights, folder, naive_images=naive_images, **options)
+    result["weights"] = "random" if random_weights else str(weights or "default")
+    print_result(result, format_report(result), as_json=as_json)
+
+
+def run_benchmark(
+    name: str,
+    weights: Path | None,
+    folder: Path,
+    *,
+    images: int | None,
+    naive_images: int | None,
+    batch_size: int | None,
+    dtype: str,
+    device: str,
+    repeats: int,
+) -> dict[str, Any]:
+    """The rounds, and everything that the table says."""
+    place = choose_device(device)
+    gpu = torch.cuda.get_device_name(place) if place.type == "cuda" else None
+    machine = describe_machine(PACKAGES, gpu=gpu)
+    images = images or (50_000 if gpu else 2_000)
+    began = time.perf_counter()
+    config = RenderConfig(
+        n=1, out=folder / "none", generator=name, weights=weights, batch_size=batch_size, dtype=dtype, device=device
+    )
+    job = prepare_job(config)
+    load_seconds = time.perf_counter() - began
+    batch = job.render.batch_size
+    job = replace(job, num_groups=-(-images // (2 * batch)) * batch)  # an anchor and a view each, in whole batches
+    images = 2 * job.num_groups
+    naive_images = -(-(naive_images or max(1, images // 8)) // NAIVE_BATCH) * NAIVE_BATCH
+
+    end_to_end = EndToEnd(job, folder)
+    network = load_published_module(name, weights).to(place)
+    naive = Naive(network, folder, images=naive_images)
+    limit, bare = Limit(job), Bare(job, images=images)
+    short = EndToEnd(replace(job, num_groups=batch), folder), Naive(network, folder, images=NAIVE_BATCH)
+    for warm_up in (limit, bare, *short):
+        warm_up()
+    contestants = {"limit": limit, "bare": bare, "end to end": end_to_end, "naive": naive}
+    rates = measure_rounds(contestants, repeats=repeats, label="rendering")
+
+    flops = count_flops(require_weights(name, weights).config)
+    return {
+        "end_to_end_over_bare": rates["end to end"] / rates["bare"],
+        "end_to_end_over_naive": rates["end to end"] / rates["naive"],
+        "images_per_second": rates["end to end"],
+        "bare_images_per_second": rates["bare"],
+        "naive_images_per_second": rates["naive"],
+        "flops_per_image": flops,
+        "limit_flops_per_second": rates["limit"],
+        "bare_share_of_limit": rates["bare"] * flops / rates["limit"],
+        "end_to_end_share_of_limit": rates["end to end"] * flops / rates["limit"],
+        "busy_shares": end_to_end.busy_shares(),
+        "bytes_written": end_to_end.total_bytes,
+        "naive_bytes_per_image": naive.file_bytes,
+        "load_seconds": load_seconds,
+        "generator": name,
+        "device": str(place),
+        "dtype": job.render.dtype,
+        "memory_layout": "channels_last",
+        "batch_size": batch,
+        "forward_threads": count_forward_threads(place),
+        "encode_threads": count_encode_threads(place),
+        "images": images,
+        "naive_images": naive_images,
+        "repeats": repeats,
+        "machine": machine,
+    }
+
+
+def format_report(result: dict[str, Any]) -> list[str]:
+    """The table and what belongs under it."""
+    rows = []
+    for title, key, share in (
+        ("bare forward", "bare_images_per_second", result["bare_share_of_limit"]),
+        ("end to end", "images_per_second", result["end_to_end_share_of_limit"]),
+        ("naive loop", "naive_images_per_second", None),
+    ):
+        ours = result["images_per_second"] / result[key]
+        count = result["naive_images"] if share is None else result["images"]
+        percent = "" if share is None else f"{share:.1%}"
+        rows.append((title, format_rate(result[key]), f"{ours:.3f}", percent, f"{count}"))
+    busy = ", ".join(f"{stage} {share:.1%}" for stage, share in result["busy_shares"].items())
+    return [
+        f"{result['generator']}, {result['weights']} weights, on {result['device']} in {result['dtype']}, "
+        f"batch {result['batch_size']}, {result['memory_layout']}, {result['forward_threads']} forward threads; naive: "
+        f"float32, batch {NAIVE_BATCH}, 1 thread",
+        "",
+        *format_table(("", "images/s", "end to end over it", "of limit", "images"), rows),
+        "",
+        f"{result['flops_per_image'] / 1e6:.0f} MFLOP an image; limit {result['limit_flops_per_second'] / 1e9:.0f} "
+        f"GFLOP/s, a matrix product in {result['dtype']} on the same threads",
+        f"busy: {busy}",
+        f"{format_bytes(result['bytes_written'])} of tars written, "
+        f"{result['bytes_written'] / result['images']:.0f} bytes an image (naive: "
+        f"{result['naive_bytes_per_image']:.0f}); weights loaded in {result['load_seconds']:.1f} s, not counted",
+        f"medians of {result['repeats']} rounds; {format_machine(result['machine'])[0]}",
+        format_machine(result["machine"])[1],
+    ]
+
+
+if __name__ == "__main__":
+    main()

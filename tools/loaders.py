@@ -1,0 +1,268 @@
+"""Ways to read the same groups into the same batches, for benchmarks to compare: ours and those of other people.
+
+Each loader is opened once, for a task and a number of workers, and then read epoch by epoch. What runs in workers is
+what suits the library: threads here for random access (as training does) and the bare codec, processes of torch's
+DataLoader for the others, kept from epoch to epoch.
+
+    epoch = LOADERS["tar"](task, 2)
+    for images in epoch():
+        images                               # uint8 [B, K, H, W, 3]
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import torch
+from numpy import ndarray
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from shards.dataset import GroupDataset
+from shards.manifest import group_key, member_names
+from shards.markers import tar_path
+from shards.stream import stream_groups
+
+Epoch = Callable[[], Iterable[ndarray | Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadTask:
+    """The first groups of a dataset of JPEG images, in whole shards, and where other formats of them lie."""
+
+    directory: Path
+    num_groups: int
+    num_shards: int
+    batch_size: int
+    """Groups of a batch; the last one of an epoch may be smaller."""
+    shape: tuple[int, int, int, int]
+    """Of a group: images, height, width, 3."""
+    image_names: tuple[str, ...]
+    """Members of a group that are images, in order: anchor.jpg, view0.jpg, …"""
+    loose: Path
+    """Folder of `write_loose_files`."""
+    beton: Path
+    """File of `write_beton`."""
+
+    @classmethod
+    def of(cls, directory: Path, *, num_groups: int, batch_size: int, scratch: Path) -> LoadTask:
+        """The task for the shards that hold the first num_groups groups."""
+        dataset = GroupDataset(directory)
+        num_shards = -(-num_groups // dataset.manifest.shard_size)
+        size = dataset.image_size
+        return cls(
+            directory=directory,
+            num_groups=sum(shard.count for shard in dataset.manifest.shards[:num_shards]),
+            num_shards=num_shards,
+            batch_size=batch_size,
+            shape=(dataset.num_images, size, size, 3),
+            image_names=member_names(dataset.manifest.recipe)[: dataset.num_images],
+            loose=scratch / "loose",
+            beton=scratch / "groups.beton",
+        )
+
+    @property
+    def tars(self) -> list[Path]:
+        """The shards."""
+        return [tar_path(self.directory, index) for index in range(self.num_shards)]
+
+    def open(self) -> GroupDataset:
+        """A reader with maps of its own."""
+        return GroupDataset(self.directory, n=self.num_groups)
+
+    def blocks(self) -> list[range]:
+        """The groups of every batch, in index order."""
+        return [
+            range(first, min(first + self.batch_size, self.num_groups))
+            for first in range(0, self.num_groups, self.batch_size)
+        ]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ours
+
+
+def open_tar(task: LoadTask, num_workers: int) -> Epoch:
+    """`GroupDataset.batch` in threads. Opened anew in every epoch: pages of a mapped file stay in memory."""
+
+    def epoch() -> Iterator[ndarray]:
+        dataset = task.open()
+        return map_in_threads(lambda block: dataset.batch(block)[0], task.blocks(), num_workers)
+
+    return epoch
+
+
+def open_stream(task: LoadTask, num_workers: int) -> Epoch:
+    """`stream_groups` in processes, without a shuffle buffer."""
+    return partial(iter, _loader(_StreamedBatches(task), num_workers))
+
+
+class _StreamedBatches(IterableDataset):
+    """A worker's share of the stream."""
+
+    def __init__(self, task: LoadTask) -> None:
+        self.task = task
+
+    def __iter__(self) -> Iterator[ndarray]:
+        worker = get_worker_info()
+        place = {"worker": worker.id, "num_workers": worker.num_workers} if worker else {}
+        groups = stream_groups(self.task.directory, n=self.task.num_groups, shuffle_buffer=1, **place)
+        while block := [group.images for group in islice(groups, self.task.batch_size)]:
+            yield np.stack(block)
+
+
+def open_decode(task: LoadTask, num_workers: int) -> Epoch:
+    """The codec alone, over files that are in memory already: the limit of whatever stores JPEG."""
+    dataset = task.open()
+    files = [bytes(dataset.read(index, name)) for index in range(task.num_groups) for name in task.image_names]
+
+    def decode(block: range) -> ndarray:
+        images = np.empty((len(block), *task.shape), np.uint8)
+        places = list(images.reshape(-1, *task.shape[1:]))
+        for data, place in zip(files[block.start * task.shape[0] : block.stop * task.shape[0]], places, strict=True):
+            simplejpeg.decode_jpeg(data, "RGB", False, False, 0, 0, 1.0, place)
+        return images
+
+    return lambda: map_in_threads(decode, task.blocks(), num_workers)
+
+
+def map_in_threads(work: Callable[[range], ndarray], blocks: Sequence[range], num_workers: int) -> Iterator[ndarray]:
+    """Results in order, worked out ahead in threads; in the caller's own where there are no workers."""
+    if num_workers == 0:
+        yield from map(work, blocks)
+        return
+    pending: deque[Future[ndarray]] = deque()
+    with ThreadPoolExecutor(num_workers) as pool:
+        for block in blocks:
+            pending.append(pool.submit(work, block))
+            if len(pending) > 2 * num_workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Other people's
+
+
+def open_webdataset(task: LoadTask, num_workers: int, *, decoder: Any = "rgb8") -> Epoch:
+    """webdataset as its authors document it: decode, to_tuple, map, batched, a WebLoader; its shuffles left out."""
+    import webdataset
+
+    dataset = webdataset.WebDataset([str(path) for path in task.tars], shardshuffle=False)
+    dataset = dataset.decode(decoder).to_tuple(*task.image_names, "json").map(_stack_sample).batched(task.batch_size)
+    return partial(_first_of_each, _loader(dataset, num_workers, loader=webdataset.WebLoader))
+
+
+def open_webdataset_simplejpeg(task: LoadTask, num_workers: int) -> Epoch:
+    """The same with the fastest decoder that can be put in, ours."""
+    import webdataset
+
+    handler = webdataset.handle_extension("jpg", partial(simplejpeg.decode_jpeg, colorspace="RGB"))
+    return open_webdataset(task, num_workers, decoder=handler)
+
+
+def _stack_sample(sample: tuple[Any, ...]) -> tuple[ndarray, int]:
+    *images, metadata = sample
+    return np.stack(images), metadata["label"]
+
+
+def _first_of_each(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
+    return (images for images, _ in batches)
+
+
+def write_loose_files(task: LoadTask) -> int:
+    """The same JPEG files, loose, in a folder per class, as ImageFolder wants them; how many."""
+    dataset = task.open()
+    for index, label in enumerate(dataset.labels.tolist()):
+        folder = task.loose / f"class{max(label, 0):04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for position, name in enumerate(task.image_names):
+            (folder / f"{group_key(index)}-{position:02d}.jpg").write_bytes(dataset.read(index, name))
+    return task.num_groups * len(task.image_names)
+
+
+def open_imagefolder(task: LoadTask, num_workers: int) -> Epoch:
+    """torchvision's ImageFolder, which opens files with PIL, over `write_loose_files`."""
+    from torchvision.datasets import ImageFolder
+
+    images = ImageFolder(str(task.loose), transform=np.asarray)
+    options = {"batch_size": task.batch_size * task.shape[0], "collate_fn": partial(_join_groups, task.shape)}
+    return partial(iter, _loader(images, num_workers, **options))
+
+
+def _join_groups(shape: tuple[int, ...], samples: list[tuple[ndarray, int]]) -> Tensor:
+    return torch.from_numpy(np.stack([image for image, _ in samples]).reshape(-1, *shape))
+
+
+def has_ffcv() -> bool:
+    """Whether FFCV is installed."""
+    return find_spec("ffcv") is not None
+
+
+def write_beton(task: LoadTask, *, quality: int) -> None:
+    """The groups as FFCV's file in its jpg mode: compressed again, with a quarter of the colour (420) at any size."""
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    images = {f"image{k}": RGBImageField(write_mode="jpg", jpeg_quality=quality) for k in range(task.shape[0])}
+    writer = DatasetWriter(str(task.beton), {**images, "label": IntField()}, num_workers=1)
+    writer.from_indexed_dataset(_GroupTuples(task))
+
+
+class _GroupTuples:
+    """Groups as FFCV's writer asks for them."""
+
+    def __init__(self, task: LoadTask) -> None:
+        self._dataset = task.open()
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        images, labels = self._dataset.batch([index])
+        return (*images[0], int(labels[0]))
+
+
+def open_ffcv(task: LoadTask, num_workers: int) -> Epoch:
+    """FFCV's loader over `write_beton`, from the operating system's cache; it has threads always, so one at least."""
+    from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+
+    images = {f"image{k}": [SimpleRGBImageDecoder()] for k in range(task.shape[0])}
+    loader = Loader(
+        str(task.beton),
+        batch_size=task.batch_size,
+        num_workers=max(1, num_workers),
+        os_cache=True,
+        order=OrderOption.SEQUENTIAL,
+        drop_last=False,
+        pipelines={**images, "label": [IntDecoder()]},
+    )
+    return lambda: (np.stack(fields[:-1], axis=1) for fields in loader)
+
+
+def _loader(dataset: Any, num_workers: int, *, loader: Any = DataLoader, **options: Any) -> Any:
+    settings = {"batch_size": None, "num_workers": num_workers, "persistent_workers": num_workers > 0}
+    return loader(dataset, **{**settings, **options})
+
+
+LOADERS: dict[str, Callable[[LoadTask, int], Epoch]] = {
+    "tar": open_tar,
+    "stream": open_stream,
+    "webdataset": open_webdataset,
+    "webdataset_simplejpeg": open_webdataset_simplejpeg,
+    "imagefolder": open_imagefolder,
+    "ffcv_jpg": open_ffcv,
+    "decode": open_decode,
+}
