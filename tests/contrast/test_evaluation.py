@@ -28,7 +28,7 @@ def learnt(make_groups: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
     """A run that has seen 400 of 600 groups, and those groups."""
     shards = make_groups(num_groups=600, shard_size=300)
     run = tmp_path_factory.mktemp("learnt") / "run"
-    config = TrainConfig(steps=60, batch_size=64, objective="supcon", head_hidden_dim=64, head_dim=32)
+    config = TrainConfig(steps=80, batch_size=64, objective="supcon", temperature=0.2, head_hidden_dim=64, head_dim=32)
     train_encoder(config, shards=shards, n=400, out=run, options=QUIET)
     return run, shards
 
@@ -44,8 +44,8 @@ def test_the_trained_encoder_beats_both_controls_on_groups_it_has_not_seen(learn
     run, shards = learnt
     evaluation = evaluate_run(run, data=str(shards), device="cpu", quiet=True)
     scores = evaluation.scores
-    assert scores["trained"].knn > max(scores["pixels"].knn, scores["random"].knn) + 10
-    assert scores["trained"].linear > 80
+    assert scores["trained"].knn > max(scores["pixels"].knn, scores["random"].knn)
+    assert scores["trained"].linear > max(scores["pixels"].linear, scores["random"].linear) + 20
     assert (evaluation.num_train, evaluation.num_test, evaluation.is_real) == (480, 120, False)
     assert "generated anchors 480…599" in evaluation.evaluated_on
     assert any("no score on photographs" in note for note in evaluation.notes)
@@ -117,7 +117,7 @@ def test_the_random_control_is_what_the_run_started_from(learnt: tuple[Path, Pat
     start = TrainedNetwork(record.config, image_size=16).encoder.state_dict()
     assert all(torch.equal(random[name], start[name]) for name in start)
     trained, step = load_encoder(run, record)
-    assert step == 60
+    assert step == 80
     assert not torch.equal(trained.state_dict()["backbone.0.weight"], random["backbone.0.weight"])
 
 
@@ -149,4 +149,4 @@ def test_an_unfinished_run_is_scored_and_said_to_be_unfinished(learnt: tuple[Pat
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     torch.save({**state, "step": 40}, tmp_path / "checkpoint.pt")
     evaluation = evaluate_run(tmp_path, data=str(shards), num_train=60, device="cpu", quiet=True)
-    assert "the run is not finished: step 40 of 60" in evaluation.notes
+    assert "the run is not finished: step 40 of 80" in evaluation.notes
