@@ -78,7 +78,7 @@ def describe_machine(packages: Iterable[str], *, gpu: str | None = None) -> dict
 
 def format_machine(machine: Mapping[str, Any]) -> list[str]:
     """Two lines for people: hardware with its load and the date, and versions."""
-    hardware = f"{machine['cpu']}, {machine['cores']} usable cores"
+    hardware = f"{machine['cpu']}, usable cores: {machine['cores']}"
     if machine["gpu"]:
         hardware = f"{machine['gpu']}; {hardware}"
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
