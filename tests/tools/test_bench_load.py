@@ -93,6 +93,7 @@ def test_other_images_are_noticed(dataset: Path, tmp_path: Path) -> None:
         bench_load.check_epoch("brighter", brighter, task, levels)
 
 
+@pytest.mark.filterwarnings("ignore")  # FFCV's own, and numba's
 @pytest.mark.skipif(not loaders.has_ffcv(), reason="FFCV is not installed")
 def test_ffcv_reads_what_it_was_given(dataset: Path, tmp_path: Path) -> None:
     task = loaders.LoadTask.of(dataset, num_groups=16, batch_size=5, scratch=tmp_path)
