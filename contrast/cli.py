@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,8 @@ def train(threads: int | None, workers: int, as_json: bool, **options: Any) -> N
 
     given = {name: value for name, value in options.items() if value is not None}
     summary = contrast.train(num_threads=threads, num_workers=workers, **given)
+    if os.environ.get("RANK", "0") != "0":
+        return  # torchrun started several of us: the first one speaks
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(summary)))
     elif summary.steps_now:
