@@ -29,8 +29,9 @@ check: setup ## Lint, format and type check.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy synthgen shards contrast
 
-bench: setup ## Measure rendering and reading on this machine.
-	$(BIN)/python tools/bench_first_light.py
+bench: setup ## Measure rendering and reading on this machine, against the alternatives.
+	$(BIN)/python tools/bench_render.py
+	$(BIN)/python tools/bench_load.py
 
 clean: ## Remove what the other targets made, the environment included.
 	rm -rf $(VENV) runs datasets build *.egg-info

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from pytorch_pretrained_biggan import BigGAN, BigGANConfig
-from pytorch_pretrained_biggan.model import BigGANBatchNorm, SelfAttn
+from pytorch_pretrained_biggan.model import BigGANBatchNorm, GenBlock, SelfAttn
 from torch import Tensor, nn
 
 NUM_STATISTICS = 51
@@ -115,7 +115,11 @@ class TrainableBigGAN(BigGAN):
             for name, child in list(parent.named_children()):
                 if isinstance(child, BigGANBatchNorm):
                     setattr(parent, name, BatchStatisticsNorm(child))
-        nn.init.normal_(self.embeddings.weight)  # as strong as the latent from the first step on
+        nn.init.normal_(self.embeddings.weight, std=0.25)  # weaker than the latent, or a class is one picture at first
+        for module in self.modules():
+            if isinstance(module, GenBlock):  # what a norm with batch statistics takes out again need not be learned
+                for layer in (module.conv_0, module.conv_1, module.conv_2):
+                    layer.bias.requires_grad_(False)
         self.spectral = SpectralWeights(self, skip=(self.embeddings,))
 
     def forward(self, latents: Tensor, one_hot: Tensor, truncation: float = 1.0) -> Tensor:
@@ -124,9 +128,26 @@ class TrainableBigGAN(BigGAN):
         condition = torch.cat([latents, self.embeddings(one_hot)], dim=1)
         x = network.gen_z(condition).view(-1, 4, 4, 16 * self.config.channel_width).permute(0, 3, 1, 2)
         for layer in network.layers:
-            x = attend(layer, x) if isinstance(layer, SelfAttn) else layer(x, condition, truncation)
-        x = network.conv_to_rgb(F.relu(network.bn(x, truncation)))
-        return torch.tanh(x[:, :3])
+            x = attend(layer, x) if isinstance(layer, SelfAttn) else advance(layer, x, condition, truncation)
+        x, last = F.relu(network.bn(x, truncation)), network.conv_to_rgb
+        return torch.tanh(F.conv2d(x, last.weight[:3], last.bias[:3], padding=1))  # the other channels are never used
+
+
+def advance(block: GenBlock, x: Tensor, condition: Tensor, truncation: float) -> Tensor:
+    """`GenBlock.forward`, its upsampling in the number format of the maps: autocast would widen it to float32."""
+    skip = x[:, : block.conv_3.out_channels]
+    for position, (norm, layer) in enumerate(
+        ((block.bn_0, block.conv_0), (block.bn_1, block.conv_1), (block.bn_2, block.conv_2), (block.bn_3, block.conv_3))
+    ):
+        x = F.relu(norm(x, truncation, condition))
+        x = layer(double(x) if position == 1 and block.up_sample else x)
+    return x + (double(skip) if block.up_sample else skip)
+
+
+def double(x: Tensor) -> Tensor:
+    """Maps [B, C, H, W] with every pixel repeated twice in both directions."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def attend(layer: SelfAttn, x: Tensor) -> Tensor:
@@ -176,8 +197,8 @@ class SpectralWeights(nn.Module):
             start = F.normalize(torch.randn(len(self.groups[index]), rows, 1), dim=1)
             self.register_buffer(f"left_{index}", start)
 
-    def normalise(self, *, iterations: int = 1) -> None:
-        """Set every layer's `weight` to weight_orig / sigma, with gradient unless gradients are off."""
+    def normalise(self, *, iterations: int = 1, dtype: torch.dtype = torch.float32) -> None:
+        """Set every layer's `weight` to weight_orig / sigma in `dtype`, with gradient unless gradients are off."""
         for index, layers in enumerate(self.groups):
             stacked = torch.stack([layer.weight_orig.flatten(1) for layer in layers]).float()
             left = getattr(self, f"left_{index}")
@@ -187,7 +208,7 @@ class SpectralWeights(nn.Module):
                     left = F.normalize(stacked @ right, dim=1)
                 getattr(self, f"left_{index}").copy_(left)
             sigma = left.mT @ stacked @ right
-            for layer, weight in zip(layers, (stacked / sigma).unbind(0), strict=True):
+            for layer, weight in zip(layers, (stacked / sigma).to(dtype).unbind(0), strict=True):
                 layer.weight = weight.view_as(layer.weight_orig)
 
     @torch.no_grad()
@@ -201,7 +222,11 @@ class SpectralWeights(nn.Module):
 
 
 class ResidualDown(nn.Module):
-    """Residual block of the discriminator: two 3x3 convolutions, halving the map when `down`."""
+    """Residual block of the discriminator: two 3x3 convolutions, halving the map when `down`.
+
+    A convolution and the mean over 2x2 pixels after it are one convolution of stride 2 with a wider kernel, at less
+    than half the arithmetic; the skip's mean and 1x1 convolution likewise.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, *, down: bool, first: bool = False) -> None:
         super().__init__()
@@ -211,10 +236,19 @@ class ResidualDown(nn.Module):
         self.skip = nn.Conv2d(in_channels, out_channels, 1) if down or in_channels != out_channels else None
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.conv_1(F.relu(self.conv_0(x if self.first else F.relu(x))))
-        if self.down:
-            out, x = F.avg_pool2d(out, 2), F.avg_pool2d(x, 2)
-        return out + (x if self.skip is None else self.skip(x))
+        out = F.relu(self.conv_0(x if self.first else F.relu(x)))
+        if not self.down:
+            return self.conv_1(out) + (x if self.skip is None else self.skip(x))
+        assert self.skip is not None
+        out = F.conv2d(out, mean_kernel(self.conv_1.weight), self.conv_1.bias, stride=2, padding=1)
+        return out + F.conv2d(x, mean_kernel(self.skip.weight), self.skip.bias, stride=2)
+
+
+def mean_kernel(weight: Tensor) -> Tensor:
+    """The kernel [O, I, k+1, k+1] that does a convolution [O, I, k, k] and the mean of 2x2 neighbours in one go."""
+    wide = F.pad(weight, (1, 1, 1, 1))
+    mean = (wide[:, :, 1:, 1:] + wide[:, :, :-1, 1:] + wide[:, :, 1:, :-1] + wide[:, :, :-1, :-1]) / 4
+    return mean.contiguous(memory_format=torch.channels_last)
 
 
 def residual_trunk(width: int) -> tuple[nn.Module, int]:

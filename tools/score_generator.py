@@ -32,9 +32,11 @@ FIRST_HELD_OUT = 10**8
 """Index of the first image scored: far beyond any dataset, so that no score is taken on somebody's training groups."""
 
 
-def sample(name: str, *, weights: Path | None, truncation: float, count: int, seed: int) -> tuple[Tensor, Tensor]:
+def sample(
+    name: str, *, weights: Path | None, truncation: float, count: int, seed: int, device: str
+) -> tuple[Tensor, Tensor]:
     """Images uint8 [count, H, W, 3] as `synthgen render` makes anchors, before any codec, and their labels."""
-    generator = load_generator(name, weights=weights, truncation=truncation)
+    generator = load_generator(name, weights=weights, truncation=truncation, device=device)
     classes = tuple(range(generator.num_classes))
     images, labels = [], []
     with Progress(total=count, unit="images", label="sampling") as progress:
@@ -43,7 +45,7 @@ def sample(name: str, *, weights: Path | None, truncation: float, count: int, se
                 seed=seed, stream="anchor", first=first, count=50, dim=generator.latent_dim, bound=2.0
             )
             label = torch.from_numpy(draw_labels(seed=seed, first=first, count=50, classes=classes))
-            images.append(generator.render(torch.from_numpy(latents).float(), label).cpu())
+            images.append(generator.render(torch.from_numpy(latents).float().to(device), label.to(device)).cpu())
             labels.append(label)
             progress.advance(50)
     return torch.cat(images)[:count], torch.cat(labels)[:count]
@@ -120,7 +122,7 @@ def rows(
 
     yield row("real test images", test, truth)
     for truncation in truncations:
-        images, labels = sample(name, weights=weights, truncation=truncation, count=num, seed=0)
+        images, labels = sample(name, weights=weights, truncation=truncation, count=num, seed=0, device=device)
         yield row(f"{name}, truncation {truncation:g}", images, labels)
 
 

@@ -128,6 +128,16 @@ def test_truncated_normal_is_scipys() -> None:
     assert stats.kstest(draws.flatten().numpy(), stats.norm.cdf).pvalue < 1e-6
 
 
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_the_mean_kernel_is_convolution_and_mean(kernel_size: int) -> None:
+    torch.manual_seed(0)
+    maps, weight = torch.randn(2, 3, 8, 8).double(), torch.randn(5, 3, kernel_size, kernel_size).double()
+    padding = kernel_size // 2
+    expected = F.avg_pool2d(F.conv2d(maps, weight, padding=padding), 2)
+    found = F.conv2d(maps, networks.mean_kernel(weight), stride=2, padding=padding)
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("trunk", networks.TRUNKS)
 def test_the_discriminator_judges_under_a_label(trunk: str) -> None:
     torch.manual_seed(0)
