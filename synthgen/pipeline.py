@@ -17,7 +17,7 @@ import io
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +52,7 @@ class _Shard:
     plan: ShardPlan
     started: float | None = None
     num_written: int = 0
+    writer: ShardWriter | None = None  # from the first block on until it is published; touched by the writing thread
     busy_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
 
@@ -85,7 +86,8 @@ class ShardRenderer:
         self._depth = max(3, min(self._threads["forward"] + self._threads["encode"] + 1, affordable))
         pinned = device.type == "cuda"
         self._buffers = deque(torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for _ in range(self._depth))
-        self._writer: ShardWriter | None = None  # of the shard being written; touched by the writing thread alone
+        self._writing: _Shard | None = None  # there is one at a time; touched by the writing thread alone
+        self._failed = False  # once a block is lost nothing more is written: blocks after it may be done already
         self._lock = Lock()
         self._busy_seconds = dict.fromkeys(STAGES, 0.0)
 
@@ -187,12 +189,23 @@ class ShardRenderer:
     def _write(
         self, shard: _Shard, block: BlockPlan, encoded: Future[tuple[Draws, list[list[bytes]], list[bytes | None]]]
     ) -> int:
-        draws, images, latents = encoded.result()
+        if self._failed:
+            raise CancelledError
+        try:
+            return self._write_block(shard, block, *encoded.result())
+        except BaseException:
+            self._failed = True
+            raise
+
+    def _write_block(
+        self, shard: _Shard, block: BlockPlan, draws: Draws, images: list[list[bytes]], latents: list[bytes | None]
+    ) -> int:
         began = time.perf_counter()
         plan = shard.plan
         assert plan.first + shard.num_written == block.first + block.kept.start, "an earlier block failed"
-        if self._writer is None:
-            self._writer = ShardWriter(
+        if shard.writer is None:
+            assert self._writing is None, "an earlier shard is not whole"
+            shard.writer = ShardWriter(
                 self._directory,
                 recipe=self._recipe,
                 render=self._render,
@@ -201,8 +214,9 @@ class ShardRenderer:
                 count=plan.count,
                 class_names=self._class_names,
             )
+            self._writing = shard
         for position, group in enumerate(range(block.kept.start, block.kept.stop)):
-            self._writer.add(
+            shard.writer.add(
                 label=int(draws.labels[group]),
                 images=images[position],
                 views=[parameters[group] for parameters in draws.parameters],
@@ -211,7 +225,7 @@ class ShardRenderer:
             shard.num_written += 1
         self._add_busy(shard, "write", time.perf_counter() - began)
         if shard.num_written == plan.count:
-            self._publish(shard, self._writer)
+            self._publish(shard, shard.writer)
         return len(images)
 
     def _publish(self, shard: _Shard, writer: ShardWriter) -> None:
@@ -221,7 +235,7 @@ class ShardRenderer:
             stages = {stage: round(busy, 4) for stage, busy in shard.busy_seconds.items()}
         with writer:
             writer.publish(environment=self._environment, seconds=round(began - shard.started, 4), stages=stages)
-        self._writer = None
+        self._writing = None
         self._add_busy(shard, "write", time.perf_counter() - began)
 
     def _add_busy(self, shard: _Shard, stage: str, seconds: float) -> None:
@@ -232,8 +246,8 @@ class ShardRenderer:
     def _abandon(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writer is not None:
-            self._writer.__exit__(kind, error, trace)  # removes the temporary file
+        if self._writing is not None and self._writing.writer is not None:
+            self._writing.writer.__exit__(kind, error, trace)  # removes the temporary file
 
 
 def slowest_stage(shares: Mapping[str, float]) -> str:
