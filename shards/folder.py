@@ -16,8 +16,8 @@ from pathlib import Path
 
 from shards.atomic import remove_temporary_files, write_atomically
 from shards.card import CARD_NAME, CHECKSUMS_NAME, TIMM_INFO_NAME, card_text, checksums_text, timm_info_text
-from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, manifest_bytes
-from shards.markers import is_complete, scan_markers
+from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, load_manifest, manifest_bytes
+from shards.markers import Marker, is_complete, scan_markers
 
 LOCK_NAME = ".lock"
 
@@ -112,13 +112,35 @@ def finish_dataset(directory: Path, *, num_groups: int, shard_size: int) -> Mani
         raise ValueError(
             f"{directory}: {len(missing)} of {num_shards} shards are not done ({shown}): run the same render again"
         )
-    ordered = [markers[index] for index in range(num_shards)]
+    manifest = _manifest_of(directory, [markers[index] for index in range(num_shards)], num_groups, shard_size)
+    _write_files(directory, manifest)
+    return manifest
+
+
+def restore_files(directory: Path) -> list[str]:
+    """Puts back what was lost or altered of a finished dataset's card, checksums, timm's table and manifest.
+
+    What is as it should be is not written; returns the names of the files that were.
+
+    Raises:
+        ValueError: there is no manifest, or a shard of it is missing.
+    """
+    directory = Path(directory)
+    stored = load_manifest(directory)
+    markers = {index: marker for index, marker in scan_markers(directory).items() if is_complete(directory, marker)}
+    ordered = [markers[shard.index] for shard in stored.shards if shard.index in markers]
+    if tuple(marker.record for marker in ordered) != stored.shards:
+        raise ValueError(f"{directory}: its shards are not those of its manifest: run the same render again")
+    return _write_files(directory, _manifest_of(directory, ordered, stored.num_groups, stored.shard_size))
+
+
+def _manifest_of(directory: Path, ordered: list[Marker], num_groups: int, shard_size: int) -> Manifest:
     class_names: dict[int, str] = {}
     for marker in ordered:
         if marker.recipe.id != ordered[0].recipe.id or marker.render != ordered[0].render:
             raise ValueError(f"{directory}: shard {marker.index} is of another recipe than shard 0: render it again")
         class_names.update(marker.class_names)
-    manifest = Manifest(
+    return Manifest(
         recipe=ordered[0].recipe,
         render=ordered[0].render,
         num_groups=num_groups,
@@ -126,8 +148,24 @@ def finish_dataset(directory: Path, *, num_groups: int, shard_size: int) -> Mani
         shards=tuple(marker.record for marker in ordered),
         class_names=dict(sorted(class_names.items())),
     )
-    write_atomically(directory / CARD_NAME, card_text(manifest).encode())
-    write_atomically(directory / TIMM_INFO_NAME, timm_info_text(manifest).encode())
-    write_atomically(directory / CHECKSUMS_NAME, checksums_text(manifest).encode())
-    write_atomically(directory / MANIFEST_NAME, manifest_bytes(manifest))
-    return manifest
+
+
+def _write_files(directory: Path, manifest: Manifest) -> list[str]:
+    """Writes those of the four files that differ, the manifest last; returns their names."""
+    files = {
+        CARD_NAME: card_text(manifest).encode(),
+        TIMM_INFO_NAME: timm_info_text(manifest).encode(),
+        CHECKSUMS_NAME: checksums_text(manifest).encode(),
+        MANIFEST_NAME: manifest_bytes(manifest),
+    }
+    differing = [name for name, content in files.items() if _read_or_none(directory / name) != content]
+    for name in differing:
+        write_atomically(directory / name, files[name])
+    return differing
+
+
+def _read_or_none(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 from shards.console import Progress, format_bytes, format_count, format_seconds
-from shards.manifest import Manifest
+from shards.folder import restore_files
+from shards.manifest import Manifest, load_manifest
 from shards.writer import finish_dataset
 from synthgen.job import FolderState, RenderJob
 from synthgen.pipeline import ShardRenderer, slowest_stage
@@ -19,12 +21,18 @@ def run_local(job: RenderJob, state: FolderState, *, quiet: bool = False) -> Man
         ValueError: the device ran out of memory.
         OSError: the disk is full or not writable; published shards stay, and running again resumes.
     """
+    lines = _opening_lines(job, state)
+    if state.manifest is not None:
+        restored = restore_files(job.directory)
+        if restored:
+            lines.append(f"{job.directory}: wrote again what was lost or altered: {', '.join(restored)}")
+        if not quiet:
+            print("\n".join(lines), file=sys.stderr, flush=True)
+        return load_manifest(job.directory)
     done = state.num_groups - state.missing_groups
     with Progress(total=state.num_groups, unit="groups", label="rendering", initial=done, quiet=quiet) as progress:
-        for line in _opening_lines(job, state):
+        for line in lines:
             progress.note(line)
-        if state.manifest is not None:
-            return state.manifest
         renderer = ShardRenderer(
             directory=job.directory,
             recipe=job.recipe,

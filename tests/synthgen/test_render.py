@@ -111,6 +111,26 @@ def test_a_second_run_renders_nothing(render, tmp_path: Path, monkeypatch: pytes
     assert after == before
 
 
+@pytest.mark.parametrize("name", ["README.md", "SHA256SUMS", "_info.json", "manifest.json"])
+def test_a_second_run_puts_back_the_files_beside_the_shards(
+    render, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = render(40, tmp_path / "d")
+    original = (tmp_path / "d" / name).read_bytes()
+    altered = {"SHA256SUMS": original + b"x\n", "manifest.json": original.replace(b'"plane"', b'"plain"')}.get(name)
+    if altered is None:
+        (tmp_path / "d" / name).unlink()
+    else:
+        assert altered != original
+        (tmp_path / "d" / name).write_bytes(altered)
+    assert not verify(tmp_path / "d").ok
+    assert render(40, tmp_path / "d", quiet=False) == manifest
+    said = capsys.readouterr().err
+    assert "nothing to render" in said and said.endswith(f"lost or altered: {name}\n"), "and no progress"
+    assert (tmp_path / "d" / name).read_bytes() == original
+    assert verify(tmp_path / "d").ok
+
+
 def test_settings_that_decide_bytes_are_taken_from_the_folder(render, tmp_path: Path) -> None:
     render(60, tmp_path / "d", shard_size=30, batch_size=10)
     manifest = render(90, tmp_path / "d", shard_size=None, batch_size=None, dtype="auto")
