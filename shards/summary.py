@@ -22,7 +22,7 @@ class Summary:
 
     directory: str
     complete: bool
-    """Whether there is a manifest, so that readers take it."""
+    """Whether there is a manifest, and every shard of it, so that readers take it."""
     groups: int
     """Groups that can be read; of an unfinished dataset, those in finished shards."""
     images_per_group: int
@@ -34,6 +34,8 @@ class Summary:
     """Groups of a full shard."""
     more_groups: int
     """Groups in finished shards beyond the manifest: the dataset is growing."""
+    damaged_shards: int
+    """Shards of the manifest that are missing or not what it says."""
     render_seconds: float
     """Sum of the times that the shards took."""
     writer: str | None
@@ -59,9 +61,14 @@ class Summary:
         state = "complete" if self.complete else f"not finished: {self.shards} shards are done"
         if self.complete and self.more_groups:
             state = f"complete, and growing: {format_count(self.more_groups)} groups more are done"
+        if self.damaged_shards:
+            state = (
+                f"damaged: {self.damaged_shards} of {self.shards} shards missing or changed; "
+                f"run shards verify {self.directory}"
+            )
         if self.writer is not None:
             state += f"; a job is writing it ({self.writer})"
-        elif not self.complete or self.more_groups:
+        elif not self.damaged_shards and (not self.complete or self.more_groups):
             state += "; run the same synthgen render again to go on"
         rate = self.groups / self.render_seconds if self.render_seconds > 0 else 0.0
         return [
@@ -97,15 +104,17 @@ def info(directory: str | Path) -> Summary:
             raise ValueError(f"{directory}: no shard is done yet; a job ({writer}) is writing it: look again later")
         manifest = load_manifest(directory)
         held = sum(marker.count for marker in done.values())
+        num_damaged = sum(shard.index not in done or done[shard.index].record != shard for shard in manifest.shards)
         return Summary(
             directory=str(directory),
-            complete=True,
+            complete=num_damaged == 0,
             groups=manifest.num_groups,
             images_per_group=manifest.num_images,
             bytes=manifest.total_bytes,
             shards=len(manifest.shards),
             shard_size=manifest.shard_size,
             more_groups=max(0, held - manifest.num_groups),
+            damaged_shards=num_damaged,
             render_seconds=seconds,
             writer=writer,
             recipe=manifest.recipe,
@@ -121,6 +130,7 @@ def info(directory: str | Path) -> Summary:
         shards=len(done),
         shard_size=_shard_size(done),
         more_groups=0,
+        damaged_shards=0,
         render_seconds=seconds,
         writer=writer,
         recipe=some.recipe,

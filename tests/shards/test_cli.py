@@ -83,6 +83,23 @@ def test_info_of_a_growing_dataset(
     assert "complete, and growing: 4 groups more are done" in run("info", dataset).stdout
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: (d / "data/train-000001.tar").unlink(),
+        lambda d: (d / "data/train-000001.done.json").unlink(),
+        lambda d: os.truncate(d / "data/train-000001.tar", 5000),
+    ],
+    ids=["no tar", "no marker", "short tar"],
+)
+def test_info_of_a_damaged_dataset(dataset: Path, damage: Callable[[Path], object]) -> None:
+    damage(dataset)
+    text = run("info", dataset).stdout
+    assert f"damaged: 1 of 3 shards missing or changed; run shards verify {dataset}\n" in text
+    data = json.loads(run("info", dataset, "--json").stdout)
+    assert (data["complete"], data["damaged_shards"]) == (False, 1)
+
+
 @pytest.mark.parametrize("command", [["info"], ["verify"], ["preview", "--out", "sheet.png"]])
 def test_what_is_no_dataset_is_the_users_mistake(tmp_path: Path, command: list[str]) -> None:
     for directory, message in ((tmp_path, "not a dataset"), (tmp_path / "nowhere", "no folder")):
