@@ -10,6 +10,7 @@ RUN/evaluate.json      the newest scores (contrast eval)
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -21,8 +22,9 @@ from pathlib import Path
 
 from contrast.config import TrainConfig
 from shards.atomic import remove_temporary_files, write_atomically
-from shards.canonical import JSON, first_difference
+from shards.canonical import JSON, canonical_json, first_difference, normalised_numbers
 from shards.console import DamageError
+from shards.manifest import Recipe
 
 CONFIG_NAME = "config.json"
 ENVIRONMENT_NAME = "environment.json"
@@ -40,10 +42,21 @@ class TrainedOn:
     image_size: int
     class_names: dict[str, str]
     """Class id, as text, to name."""
+    anchors_id: str | None = None
+    """See `hash_anchors`; runs of earlier versions have none."""
 
     def to_json(self) -> dict[str, JSON]:
         """Plain mapping, fit for json.dumps."""
         return dict(self.__dict__)
+
+
+def hash_anchors(recipe: Recipe) -> str:
+    """sha256 (hex) of what decides the anchor of group i: datasets that differ in views or codec alone have the same.
+
+    Their recipe ids differ, but whoever was trained on one of them has seen the anchors of the other.
+    """
+    deciding = {"source": recipe.source, "classes": list(recipe.classes), "seed": recipe.seed}
+    return hashlib.sha256(canonical_json(normalised_numbers(deciding)).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +122,17 @@ def _check_folder(run: Path) -> None:
 def _check_record(run: Path, record: RunRecord) -> None:
     here = read_run(run)
     difference = first_difference(
-        {"trained_on": here.trained_on.to_json(), **here.config.to_json()},
-        {"trained_on": record.trained_on.to_json(), **record.config.to_json()},
+        {"trained_on": _pinned(here.trained_on), **here.config.to_json()},
+        {"trained_on": _pinned(record.trained_on), **record.config.to_json()},
     )
     if difference is not None:
         raise ValueError(
             f"{run} is a run of another configuration ({difference}): choose another --out or ask for the same"
         )
+
+
+def _pinned(trained_on: TrainedOn) -> dict[str, JSON]:
+    return {name: value for name, value in trained_on.to_json().items() if name != "anchors_id"}  # the recipe has it
 
 
 @contextmanager

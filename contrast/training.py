@@ -38,7 +38,7 @@ from contrast.losses import multi_positive_loss
 from contrast.meter import Meter
 from contrast.objectives import OBJECTIVES, check_objective
 from contrast.optimizer import build_optimizer, learning_rate_at, set_learning_rate
-from contrast.run_folder import RunRecord, TrainedOn, open_run, record_environment
+from contrast.run_folder import RunRecord, TrainedOn, hash_anchors, open_run, record_environment
 from contrast.runlog import RunLog, rewind_metrics
 from shards.console import Progress, format_count, format_seconds
 from shards.dataset import GroupDataset
@@ -143,6 +143,7 @@ def train_encoder(
             num_images=dataset.num_images,
             image_size=dataset.image_size,
             class_names={str(label): name for label, name in sorted(dataset.class_names.items())},
+            anchors_id=hash_anchors(dataset.manifest.recipe),
         )
         run = Path(out)
         if not place.is_first:

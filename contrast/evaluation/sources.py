@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from contrast.images import LabelledImages, rank_within_class
 from contrast.real_data import default_folder, load_cifar10
-from contrast.run_folder import TrainedOn
+from contrast.run_folder import TrainedOn, hash_anchors
 from shards.console import DamageError
 from shards.dataset import GroupDataset
 from shards.manifest import MANIFEST_NAME
@@ -48,68 +48,87 @@ def load_pair(
         image_size: other sizes are resized (shorter side) and cut to the centre.
         data_train: another source for the first of the two.
         data_root: where a named dataset lies.
-        trained_on: what the encoder has seen; groups of that recipe are tested on only beyond the ones it has seen.
+        trained_on: what the encoder has seen; groups with its anchors are tested on only beyond those.
 
     Raises:
         ValueError: there is no such source, it has no labels, or nothing is left to test on.
         DamageError: an image does not decode.
     """
-    if data_train is None:
-        return (
-            _load(data, "train", image_size, data_root, trained_on, halves=True),
-            _load(data, "test", image_size, data_root, trained_on, halves=True),
-        )
-    return (
-        _load(data_train, "train", image_size, data_root, trained_on, halves=False),
-        _load(data, "test", image_size, data_root, trained_on, halves=False),
-    )
+    train_source = data if data_train is None else data_train
+    train_shards, test_shards = _open_shards(train_source), _open_shards(data)
+    last_train = 0 if train_shards is None else len(train_shards)
+    if test_shards is None:
+        test = _load(data, "test", image_size, data_root)
+    else:
+        shared = train_shards is not None and _anchors_of(train_shards) == _anchors_of(test_shards)
+        first_test = _first_test_index(test_shards, trained_on, hold_out=shared)
+        test = _from_shards(test_shards, first_test, len(test_shards), image_size)
+        last_train = min(last_train, first_test) if shared else last_train
+    if train_shards is None:
+        return _load(train_source, "train", image_size, data_root), test
+    return _from_shards(train_shards, 0, last_train, image_size), test
 
 
-def _load(
-    data: str, split: str, size: int, root: Path | None, trained_on: TrainedOn | None, *, halves: bool
-) -> LabelledImages:
-    if data.lower() in ("cifar10", "cifar-10"):
+def _load(data: str, split: str, size: int, root: Path | None) -> LabelledImages:
+    if _is_cifar10(data):
         images = load_cifar10(root or default_folder(), split=split)
         if images.pixels.shape[1] != size:
             images = _resized(images, size)
         return images
     folder = Path(data)
     if folder.is_dir():
-        if (folder / MANIFEST_NAME).exists():
-            return _from_shards(folder, split, size, trained_on, halves=halves)
         return _from_folder(folder, split, size)
     return _from_torchvision(data, split, size, root)
+
+
+def _is_cifar10(data: str) -> bool:
+    return data.lower() in ("cifar10", "cifar-10")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Our shards: labels are the generator's classes, images are the anchors
 
 
-def _from_shards(folder: Path, split: str, size: int, trained_on: TrainedOn | None, *, halves: bool) -> LabelledImages:
-    dataset = GroupDataset(folder)
+def _open_shards(data: str) -> GroupDataset | None:
+    if _is_cifar10(data) or not (Path(data) / MANIFEST_NAME).exists():
+        return None
+    dataset = GroupDataset(data)
     if not dataset.classes:
-        raise ValueError(f"{folder} has no classes: score on labelled images")
+        raise ValueError(f"{data} has no classes: score on labelled images")
+    return dataset
+
+
+def _first_test_index(dataset: GroupDataset, trained_on: TrainedOn | None, *, hold_out: bool) -> int:
+    """Groups from here on are for testing: unseen by the encoder and, with hold_out, at the dataset's end."""
     length = len(dataset)
-    seen = 0
-    if trained_on is not None and trained_on.recipe_id == dataset.manifest.recipe.id:
-        seen = min(trained_on.num_groups, length)
-    first_held_out = max(length - int(length * HELD_OUT_SHARE), seen) if halves else seen
-    if split == "train":
-        first, last = (0, first_held_out) if halves else (0, length)
-    else:
-        first, last = first_held_out, length
-    if first >= last:
+    seen = min(trained_on.num_groups, length) if trained_on is not None and _has_seen(trained_on, dataset) else 0
+    first = max(length - int(length * HELD_OUT_SHARE), seen) if hold_out else seen
+    if first >= length:
         raise ValueError(
-            f"{folder}: the encoder was trained on all of its {length} groups, so none is left to test on; "
+            f"{dataset.directory}: the encoder was trained on all of its {length} groups, so none is left to test on; "
             "render more groups, or train with a smaller --n"
         )
+    return first
+
+
+def _has_seen(trained_on: TrainedOn, dataset: GroupDataset) -> bool:
+    if trained_on.anchors_id is None:
+        return trained_on.recipe_id == dataset.manifest.recipe.id
+    return trained_on.anchors_id == _anchors_of(dataset)
+
+
+def _anchors_of(dataset: GroupDataset) -> str:
+    return hash_anchors(dataset.manifest.recipe)
+
+
+def _from_shards(dataset: GroupDataset, first: int, last: int, size: int) -> LabelledImages:
     ids = np.array(sorted(dataset.class_names), dtype=np.int64)
     pixels = np.empty((last - first, dataset.image_size, dataset.image_size, 3), dtype=np.uint8)
     for start in range(first, last, 1000):
         rows = np.arange(start, min(start + 1000, last))
         pixels[rows - first] = dataset.batch(rows)[0][:, 0]
     images = LabelledImages(
-        name=f"generated anchors {first}…{last - 1} of {folder}",
+        name=f"generated anchors {first}…{last - 1} of {dataset.directory}",
         pixels=pixels,
         labels=np.searchsorted(ids, dataset.labels[first:last]),
         class_names=tuple(dataset.class_names[int(label)] for label in ids),

@@ -36,13 +36,19 @@ def draw_pattern(label: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def write_groups(
-    folder: Path, *, num_groups: int = 96, shard_size: int = 40, seed: int = 0, classes: tuple[int, ...] = (0, 1, 2, 3)
+    folder: Path,
+    *,
+    num_groups: int = 96,
+    shard_size: int = 40,
+    seed: int = 0,
+    classes: tuple[int, ...] = (0, 1, 2, 3),
+    policy: str = "redrawn",
 ) -> Path:
     """A finished dataset of groups of an anchor and one view, PNG, 16 px."""
     recipe = Recipe(
         source={"images": "patterns"},
         classes=classes,
-        views=({"policy": "redrawn"},),
+        views=({"policy": policy},),
         seed=seed,
         image={"size": SIZE, "format": "png"},
     )
@@ -58,7 +64,7 @@ def write_groups(
                 for group in range(first, first + count):
                     label = classes[group % len(classes)] if classes else -1
                     images = [encode_image(draw_pattern(max(label, 0), rng), recipe.image) for _ in range(2)]
-                    writer.add(label=label, images=images, views=[{"policy": "redrawn"}])
+                    writer.add(label=label, images=images, views=[{"policy": policy}])
                 writer.publish(environment={}, seconds=1.0, stages={})
         finish_dataset(folder, num_groups=num_groups, shard_size=shard_size)
     return folder
@@ -66,7 +72,7 @@ def write_groups(
 
 @pytest.fixture(scope="session")
 def make_groups(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Writes a dataset with the given `num_groups`, `seed` or `classes` into a new folder."""
+    """Writes a dataset with the given `num_groups`, `seed`, `classes` or `policy` into a new folder."""
     return lambda **options: write_groups(tmp_path_factory.mktemp("groups") / "data", **options)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torchvision.datasets
 from PIL import Image
 
 from contrast.evaluation.sources import load_pair
-from contrast.run_folder import TrainedOn
+from contrast.run_folder import TrainedOn, hash_anchors
 from shards.console import DamageError
 from shards.dataset import GroupDataset
 
@@ -102,6 +103,40 @@ def test_groups_that_were_trained_on_are_not_tested_on(groups: Path) -> None:
         load_pair(str(groups), image_size=16, trained_on=trained_on(dataset, 96))
     with pytest.raises(ValueError, match="trained on all of its 96 groups"):
         load_pair(str(groups), data_train=str(groups), image_size=16, trained_on=trained_on(dataset, 1000))
+
+
+def test_labels_come_from_no_image_that_is_tested_on(groups: Path, make_groups: Callable[..., Path]) -> None:
+    train, test = load_pair(str(groups), data_train=f"{groups}/", image_size=16)
+    assert (len(train), len(test)) == (77, 19)
+    seen = {image.tobytes() for image in train.pixels}
+    assert not seen & {image.tobytes() for image in test.pixels}
+    longer = make_groups(num_groups=120, policy="shifted")  # the same anchors, other views
+    train, test = load_pair(str(groups), data_train=str(longer), image_size=16)
+    assert (len(train), len(test)) == (77, 19)
+    shorter = make_groups(num_groups=20)
+    train, test = load_pair(str(groups), data_train=str(shorter), image_size=16)
+    assert (len(train), len(test)) == (20, 19)
+    train, test = load_pair(str(groups), data_train=str(make_groups(num_groups=20, seed=1)), image_size=16)
+    assert (len(train), len(test)) == (20, 96)
+
+
+def test_anchors_seen_in_a_dataset_with_other_views_are_not_tested_on(
+    groups: Path, make_groups: Callable[..., Path]
+) -> None:
+    other = GroupDataset(make_groups(policy="shifted"))
+    assert other.manifest.recipe.id != GroupDataset(groups).manifest.recipe.id
+    record = TrainedOn(
+        recipe_id=other.manifest.recipe.id,
+        num_groups=90,
+        num_images=2,
+        image_size=16,
+        class_names={},
+        anchors_id=hash_anchors(other.manifest.recipe),
+    )
+    train, test = load_pair(str(groups), image_size=16, trained_on=record)
+    assert (len(train), len(test)) == (90, 6)
+    fresh = make_groups(seed=1)
+    assert len(load_pair(str(fresh), image_size=16, trained_on=record)[1]) == 19
 
 
 def test_two_sources(groups: Path, folder: Path) -> None:

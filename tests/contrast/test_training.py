@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from contrast.config import TrainConfig
-from contrast.run_folder import read_run
+from contrast.run_folder import hash_anchors, read_run
 from contrast.runlog import read_metrics
 from contrast.training import RunOptions, train_encoder
 from shards.console import DamageError
+from shards.dataset import GroupDataset
 
 QUIET = RunOptions(device="cpu", quiet=True, log_every=2, checkpoint_seconds=0)
 
@@ -55,6 +56,7 @@ def test_a_run_leaves_everything_in_its_folder(
     record = read_run(tmp_path / "run")
     assert record.config == config
     assert (record.trained_on.num_groups, record.trained_on.class_names["3"]) == (64, "disc")
+    assert record.trained_on.anchors_id == hash_anchors(GroupDataset(groups).manifest.recipe)
     metrics = read_metrics(tmp_path / "run")
     assert [entry["step"] for entry in metrics] == [2, 4, 6]
     assert metrics[-1]["groups"] == 96 and metrics[-1]["loss"] == summary.loss
