@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +24,7 @@ from shards.inspection import inspect_shard
 from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, load_manifest, shard_stem
 from shards.markers import index_path, read_marker, tar_path
 
+_CHECKSUM_PATTERN = re.compile(r"([0-9a-f]{64})  (\S.*)")
 _RENDER_AGAIN = "run the same synthgen render again"
 
 
@@ -147,11 +149,19 @@ def _manifest(directory: str) -> Manifest:
 
 def _folder_problems(directory: Path, manifest: Manifest) -> Iterator[str]:
     try:
-        lines = (directory / CHECKSUMS_NAME).read_text().splitlines()
+        text = (directory / CHECKSUMS_NAME).read_text(encoding="utf-8")
     except FileNotFoundError:
         yield f"{CHECKSUMS_NAME} is missing; {_RENDER_AGAIN}"
+    except UnicodeDecodeError:
+        yield f"{CHECKSUMS_NAME} is not a text file; {_RENDER_AGAIN}"
     else:
-        found = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        found = {}
+        for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+            if (match := _CHECKSUM_PATTERN.fullmatch(line)) is not None:
+                found[match[2]] = match[1]
+            else:
+                shown = repr(line if len(line) <= 40 else line[:39] + "…")
+                yield f"{CHECKSUMS_NAME}, line {number}: {shown} is not a checksum and a name; {_RENDER_AGAIN}"
         wanted = {f"{DATA_FOLDER}/{shard.name}": shard.sha256 for shard in manifest.shards}
         wanted[MANIFEST_NAME] = hashlib.sha256((directory / MANIFEST_NAME).read_bytes()).hexdigest()
         for name in sorted(wanted.keys() | found.keys()):

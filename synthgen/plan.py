@@ -105,7 +105,11 @@ def parse_classes(text: str, *, num_classes: int) -> tuple[int, ...]:
         source, words = "--classes", text.split(",")
     elif Path(text).is_file():
         source = text
-        lines = (line.split("#")[0].strip() for line in Path(text).read_text(encoding="utf-8").splitlines())
+        try:
+            content = Path(text).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise ValueError(f"--classes {text}: not a text file; give one with one class id per line") from None
+        lines = (line.split("#")[0].strip() for line in content.splitlines())
         words = [line for line in lines if line]
     else:
         raise ValueError(f"--classes {text}: give all, ids such as 0,3,7, or an existing file with one id per line")

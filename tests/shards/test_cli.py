@@ -123,6 +123,12 @@ def test_verify_exit_codes_and_lines(dataset: Path) -> None:
     assert run("verify", dataset, "--jobs", "0").exit_code == 2
 
 
+def test_checksums_that_are_no_text_are_damage(dataset: Path) -> None:
+    (dataset / "SHA256SUMS").write_bytes(b"\xff\xfe\x00")
+    result = run("verify", dataset)
+    assert result.exit_code == 1 and result.stdout.startswith("SHA256SUMS is not a text file; ")
+
+
 def test_verify_json(dataset: Path) -> None:
     assert json.loads(run("verify", dataset, "--json").stdout)["ok"] is True
     (dataset / "data/train-000001.tar").unlink()

@@ -63,6 +63,17 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, bool]] = {
         "agree about manifest.json",
         True,
     ),
+    "binary checksums": (
+        lambda d: (d / "SHA256SUMS").write_bytes(b"\xff\xfe\x00"),
+        "SHA256SUMS is not a text file",
+        True,
+    ),
+    "a line too many in the checksums": (
+        lambda d: (d / "SHA256SUMS").write_text((d / "SHA256SUMS").read_text() + "x\n"),
+        "SHA256SUMS, line 5: 'x' is not a checksum",
+        True,
+    ),
+    "empty checksums": (lambda d: os.truncate(d / "SHA256SUMS", 0), "line 1: '' is not a checksum", True),
     "missing card": (lambda d: (d / "README.md").unlink(), "README.md is missing", True),
     "altered timm table": (lambda d: alter(d / "_info.json", b"10", b"11"), "_info.json does not agree", True),
     "altered manifest": (lambda d: alter(d / "manifest.json", b'"cat"', b'"cow"'), "agree about manifest.json", True),

@@ -81,5 +81,9 @@ def test_wrong_class_files_are_named(tmp_path: Path) -> None:
     file.write_text("3\nhorse\n")
     with pytest.raises(ValueError, match=r"ids\.txt: 'horse'"):
         parse_classes(str(file), num_classes=10)
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"^--classes .*ids\.txt: not a text file") as caught:
+        parse_classes(str(file), num_classes=10)
+    assert type(caught.value) is ValueError
     with pytest.raises(ValueError, match="no classes"):
         parse_classes("0", num_classes=0)
