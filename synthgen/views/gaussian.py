@@ -50,5 +50,5 @@ class Gaussian:
     ) -> tuple[NDArray[np.float64], list[dict[str, Any]]]:
         """Latents [B, dim] of the views and, per view, its policy and std."""
         count, dim = anchor.shape
-        step = draw_truncated_normal(seed=seed, stream=f"view{view}", first=first, count=count, dim=dim, bound=BOUND)
+        step = draw_truncated_normal(seed=seed, stream=f"view/{view}", first=first, count=count, dim=dim, bound=BOUND)
         return anchor + truncation * self.std * step, [self.recipe() for _ in range(count)]

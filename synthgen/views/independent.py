@@ -35,5 +35,5 @@ class Independent:
     ) -> tuple[NDArray[np.float64], list[dict[str, Any]]]:
         """Latents [B, dim] of the views and, per view, its policy."""
         count, dim = anchor.shape
-        draws = draw_truncated_normal(seed=seed, stream=f"view{view}", first=first, count=count, dim=dim, bound=BOUND)
+        draws = draw_truncated_normal(seed=seed, stream=f"view/{view}", first=first, count=count, dim=dim, bound=BOUND)
         return truncation * draws, [self.recipe() for _ in range(count)]
