@@ -18,6 +18,7 @@ from shards.canonical import JSON, first_difference
 
 OPTIMIZERS = ("sgd", "adamw")
 PRECISIONS = ("float32", "bfloat16")
+SEED_END = 2**63  # what fits 64 bits with a sign
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +75,8 @@ class TrainConfig:
             raise ValueError(f"weight decay {self.weight_decay}: give 0 or more")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup {self.warmup}: give a share of the steps, from 0 to 1")
-        if self.seed < 0:
-            raise ValueError(f"seed {self.seed}: give a whole number from 0 on")
+        if not 0 <= self.seed < SEED_END:
+            raise ValueError(f"seed {self.seed}: give a whole number from 0 on, below 2^63")
 
     def to_json(self) -> dict[str, JSON]:
         """Plain mapping, fit for json.dumps."""
@@ -119,6 +120,8 @@ def steps_of(*, samples: int | None, steps: int | None, epochs: float | None, nu
         count = samples // batch_size
     else:
         assert epochs is not None
+        if not 0 < epochs < float("inf"):
+            raise ValueError(f"--epochs {epochs}: give a number above 0")
         count = round(epochs * steps_per_epoch)
     if count < 1:
         raise ValueError(

@@ -13,8 +13,8 @@ import json
 from importlib import resources
 from pathlib import Path
 
-from contrast.evaluation.scoring import EVALUATION_NAME, ROW_TITLES, ROWS
-from contrast.run_folder import ENVIRONMENT_NAME, RunRecord, read_run
+from contrast.evaluation.scoring import ROW_TITLES, ROWS
+from contrast.run_folder import ENVIRONMENT_NAME, EVALUATION_NAME, RunRecord, read_run
 from contrast.runlog import read_metrics
 from shards.atomic import write_atomically
 from shards.canonical import JSON

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from contrast.checkpoint import CHECKPOINT_NAME
 from contrast.config import TrainConfig
 from shards.atomic import remove_temporary_files, write_atomically
 from shards.canonical import JSON, canonical_json, first_difference, normalised_numbers
@@ -28,6 +29,7 @@ from shards.manifest import Recipe
 
 CONFIG_NAME = "config.json"
 ENVIRONMENT_NAME = "environment.json"
+EVALUATION_NAME = "evaluate.json"
 LOCK_NAME = ".lock"
 FORMAT = 1
 
@@ -94,7 +96,8 @@ def read_run(run: Path) -> RunRecord:
 def open_run(run: Path, record: RunRecord) -> Iterator[None]:
     """Makes `run` this job's own folder of this record while the context lasts: a new one, or the one that was begun.
 
-    The lock goes with the process, however it ends.
+    A run that ended before its first checkpoint binds nobody: it would begin at step 0 anyway, so the folder takes the
+    new configuration. The lock goes with the process, however it ends.
 
     Raises:
         ValueError: it is a run of another configuration, naming the field, or holds other files, or another job has it.
@@ -103,7 +106,7 @@ def open_run(run: Path, record: RunRecord) -> Iterator[None]:
     run.mkdir(parents=True, exist_ok=True)
     with _lock(run):
         remove_temporary_files(run)
-        if (run / CONFIG_NAME).exists():
+        if _has_state(run):
             _check_record(run, record)
         else:
             write_atomically(run / CONFIG_NAME, _json_bytes(record.to_json()))
@@ -117,6 +120,11 @@ def _check_folder(run: Path) -> None:
         foreign = sorted(path.name for path in run.iterdir() if path.name != LOCK_NAME and path.suffix != ".tmp")
         if foreign:
             raise ValueError(f"{run} holds other files ({foreign[0]}, …) and is not a run: choose a new folder")
+
+
+def _has_state(run: Path) -> bool:
+    """Whether a configuration stands here that weights or scores belong to."""
+    return (run / CONFIG_NAME).exists() and any((run / name).exists() for name in (CHECKPOINT_NAME, EVALUATION_NAME))
 
 
 def _check_record(run: Path, record: RunRecord) -> None:
@@ -154,8 +162,8 @@ def _lock(run: Path) -> Iterator[None]:
 
 
 def recorded_config(run: Path) -> TrainConfig | None:
-    """The configuration of a run that was begun in this folder; None where there is none."""
-    return read_run(run).config if (run / CONFIG_NAME).exists() else None
+    """The configuration of the run in this folder; None where there is none, or it ended before a checkpoint."""
+    return read_run(run).config if _has_state(run) else None
 
 
 def record_environment(run: Path, *, first_step: int, device: str, num_threads: int, world_size: int) -> None:

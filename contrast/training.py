@@ -66,7 +66,7 @@ class RunOptions:
         for name in ("num_threads", "num_workers", "log_every"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', ' ')} {getattr(self, name)}: give a whole number above 0")
-        if self.memory_bytes < 0 or self.checkpoint_seconds < 0:
+        if self.memory_bytes < 0 or not self.checkpoint_seconds >= 0:  # not a number fails this, too
             raise ValueError("memory bytes and checkpoint seconds: give 0 or more")
 
 

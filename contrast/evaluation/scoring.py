@@ -24,12 +24,11 @@ from contrast.evaluation.knn import NUM_NEIGHBOURS, knn_accuracy
 from contrast.evaluation.linear import linear_probe
 from contrast.evaluation.sources import load_pair
 from contrast.images import LabelledImages, align_classes
-from contrast.run_folder import RunRecord, read_run
+from contrast.run_folder import EVALUATION_NAME, RunRecord, read_run
 from shards.atomic import write_atomically
 from shards.canonical import JSON
 from shards.console import Progress, format_count
 
-EVALUATION_NAME = "evaluate.json"
 ROWS = ("pixels", "random", "trained")
 ROW_TITLES = {"pixels": "raw pixels", "random": "random encoder", "trained": "trained encoder"}
 

@@ -46,6 +46,7 @@ def test_the_first_difference_is_named() -> None:
         ({"weight_decay": -1.0}, "weight decay -1.0"),
         ({"warmup": 1.5}, "warmup 1.5"),
         ({"seed": -1}, "seed -1"),
+        ({"seed": 2**63}, r"seed 9223372036854775808: .* below 2\^63"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
@@ -64,6 +65,9 @@ def test_durations_become_steps() -> None:
             steps_of(**{"samples": None, "steps": None, "epochs": None, **given}, **sizes)
     with pytest.raises(ValueError, match="--samples is shorter than one step"):
         steps_of(samples=99, steps=None, epochs=None, **sizes)
+    for epochs in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=f"--epochs {epochs}: give a number above 0"):
+            steps_of(samples=None, steps=None, epochs=epochs, **sizes)
 
 
 def test_learning_rate_warms_up_and_ends_at_zero() -> None:
@@ -112,7 +116,7 @@ def test_a_run_keeps_the_precision_that_it_began_with(groups: Path, tmp_path: Pa
         trained_on = TrainedOn(recipe_id="x", num_groups=96, num_images=2, image_size=16, class_names={})
         begun = TrainConfig(steps=3, precision=precision)
         with open_run(run, RunRecord(config=begun, trained_on=trained_on)):
-            pass
+            (run / "checkpoint.pt").touch()
         assert configure_run(shards=groups, out=run, steps=3, settings={"batch_size": 32}).precision == precision
 
 

@@ -16,6 +16,7 @@ import torch
 from contrast.config import TrainConfig
 from contrast.run_folder import hash_anchors, read_run
 from contrast.runlog import read_metrics
+from contrast.starting import configure_run
 from contrast.training import RunOptions, train_encoder
 from shards.console import DamageError
 from shards.dataset import GroupDataset
@@ -135,6 +136,30 @@ def test_a_folder_of_another_run_is_refused_by_the_field(
     with pytest.raises(ValueError, match=r"trained_on\.recipe_id"):
         train_encoder(config, shards=make_groups(seed=9), out=run, options=QUIET)
     assert (run / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_binds_nobody(
+    groups: Path, tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("contrast.training._save", lambda *_, **__: 1 / 0)  # after the first figures
+        with pytest.raises(ZeroDivisionError):
+            train_encoder(config, shards=groups, out=run, options=QUIET)
+    assert read_run(run).config == config and read_metrics(run)
+    other = dataclasses.replace(config, temperature=0.7)
+    train_encoder(other, shards=groups, out=run, n=64, options=QUIET)
+    assert (read_run(run).config, read_run(run).trained_on.num_groups) == (other, 64)
+    assert [entry["step"] for entry in read_metrics(run)] == [2, 4, 6]
+    (run / "checkpoint.pt").unlink()
+    (run / "config.json").write_text("{")
+    settings = {"batch_size": 16, "head_hidden_dim": 32, "head_dim": 16}
+    assert configure_run(shards=groups, out=run, steps=6, device="cpu", settings=settings).batch_size == 16
+    train_encoder(config, shards=groups, out=run, options=QUIET)
+    (run / "evaluate.json").write_text("{}")  # scores of the weights that were here
+    (run / "checkpoint.pt").unlink()
+    with pytest.raises(ValueError, match="temperature"):
+        train_encoder(other, shards=groups, out=run, options=QUIET)
 
 
 def test_a_folder_with_other_files_is_left_alone(groups: Path, tmp_path: Path, config: TrainConfig) -> None:
