@@ -6,6 +6,7 @@ manifest = render_dataset(RenderConfig(n=4000, out=Path("datasets/demo")))
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,8 +55,8 @@ class RenderConfig:
     """Views per group, beside the anchor."""
     truncation: float = 1.0
     """In (0, 1]: scales every latent and picks the statistics of the norms."""
-    classes: str = "all"
-    """all, ids such as 0,3,7, or a file with one id per line."""
+    classes: str | Sequence[int] = "all"
+    """all, ids such as 0,3,7, or a file with one id per line; from Python also [0, 3, 7]."""
     seed: int = 0
     """Key of every draw."""
     size: int | None = None
@@ -270,6 +271,10 @@ def render(*, n: int | str, out: str | Path, quiet: bool = False, **options: Any
     Raises:
         ValueError: the request cannot work as it stands; nothing was rendered.
     """
+    known = [name for name in RenderConfig.__dataclass_fields__ if name not in ("n", "out")]
+    for name in options:
+        if name not in known:
+            raise ValueError(f"render has no option '{name}': choose from {', '.join(known)}")
     num_groups = parse_count(n) if isinstance(n, str) else n
     return render_dataset(RenderConfig(n=num_groups, out=Path(out), **options), quiet=quiet)
 

@@ -8,7 +8,7 @@ same forward pass whether its shard is rendered alone, in sequence, or as part o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,28 +91,19 @@ def draw_groups(recipe: Recipe, *, latent_dim: int, first: int, count: int) -> D
     )
 
 
-def parse_classes(text: str, *, num_classes: int) -> tuple[int, ...]:
+def parse_classes(selection: str | Iterable[int], *, num_classes: int) -> tuple[int, ...]:
     """Class ids, ascending, of 'all', of a list such as 0,3,7, or of a file with one id per line (# begins a comment).
+
+    From Python, whole numbers as they are will do too.
 
     Raises:
         ValueError: an unreadable or empty list, an id twice, or one that the generator does not have.
     """
-    if text.strip() == "all":
+    if isinstance(selection, str) and selection.strip() == "all":
         return tuple(range(num_classes))
     if num_classes == 0:
         raise ValueError("this generator has no classes: leave --classes away")
-    if re.fullmatch(r"[-+\s\d,]+", text):
-        source, words = "--classes", text.split(",")
-    elif Path(text).is_file():
-        source = text
-        try:
-            content = Path(text).read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise ValueError(f"--classes {text}: not a text file; give one with one class id per line") from None
-        lines = (line.split("#")[0].strip() for line in content.splitlines())
-        words = [line for line in lines if line]
-    else:
-        raise ValueError(f"--classes {text}: give all, ids such as 0,3,7, or an existing file with one id per line")
+    source, words = _split_classes(selection)
     ids: list[int] = []
     for word in words:
         if not re.fullmatch(r"\d+", word.strip()):
@@ -125,3 +116,22 @@ def parse_classes(text: str, *, num_classes: int) -> tuple[int, ...]:
     if not ids:
         raise ValueError(f"{source}: no class id in it; give at least one")
     return tuple(sorted(ids))
+
+
+def _split_classes(selection: str | Iterable[int]) -> tuple[str, list[str]]:
+    """Where the ids come from, for the messages, and each of them as it was written."""
+    if not isinstance(selection, str):
+        if not isinstance(selection, Iterable):
+            raise ValueError(f"classes {selection}: give all, or a list of ids such as [0, 3, 7]")
+        return "classes", [str(item) for item in selection]
+    text = selection
+    if re.fullmatch(r"[-+\s\d,]+", text):
+        return "--classes", text.split(",")
+    if Path(text).is_file():
+        try:
+            content = Path(text).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise ValueError(f"--classes {text}: not a text file; give one with one class id per line") from None
+        lines = (line.split("#")[0].strip() for line in content.splitlines())
+        return text, [line for line in lines if line]
+    raise ValueError(f"--classes {text}: give all, ids such as 0,3,7, or an existing file with one id per line")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,6 +53,8 @@ def test_classes_from_text_and_file(tmp_path: Path) -> None:
     assert parse_classes("all", num_classes=4) == (0, 1, 2, 3)
     assert parse_classes("all", num_classes=0) == ()
     assert parse_classes("7, 0,3", num_classes=10) == (0, 3, 7)
+    for classes in ((7, 0, 3), [7, 0, 3], np.array([7, 0, 3]), {7, 0, 3}):
+        assert parse_classes(classes, num_classes=10) == (0, 3, 7)
     file = tmp_path / "ids.txt"
     file.write_text("# animals\n7  # horse\n\n3\n")
     assert parse_classes(str(file), num_classes=10) == (3, 7)
@@ -66,9 +69,14 @@ def test_classes_from_text_and_file(tmp_path: Path) -> None:
         ("3,3", "given twice"),
         ("animals.txt", "existing file"),
         ("", "existing file"),
+        ([0, 10], "no class 10"),
+        ([0, True], "'True' is not a class id"),
+        ([0.5], "'0.5' is not a class id"),
+        ((), "at least one"),
+        (3, r"such as \[0, 3, 7\]"),
     ],
 )
-def test_wrong_classes_are_named(text: str, message: str) -> None:
+def test_wrong_classes_are_named(text: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_classes(text, num_classes=10)
 

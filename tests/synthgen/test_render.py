@@ -140,6 +140,15 @@ def test_settings_that_decide_bytes_are_taken_from_the_folder(render, tmp_path: 
     assert render(90, tmp_path / "d", shard_size=None, batch_size=None, dtype="auto") == manifest
 
 
+def test_classes_as_a_list_and_options_that_there_are_not(render, tmp_path: Path) -> None:
+    manifest = render(20, tmp_path / "d", classes=[3, 0])
+    assert manifest.recipe.classes == (0, 3)
+    assert render(20, tmp_path / "d", classes="0,3") == manifest
+    with pytest.raises(ValueError, match="render has no option 'colour': choose from generator, weights, views, std"):
+        render(20, tmp_path / "e", colour="red")
+    assert not (tmp_path / "e").exists()
+
+
 def test_stored_latents_are_the_drawn_ones(render, tmp_path: Path) -> None:
     manifest = render(40, tmp_path / "d", store_latents=True, views="independent")
     draws = draw_groups(manifest.recipe, latent_dim=16, first=0, count=40)
