@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shards.codec import encode_image
 from synthgen.job import FolderState, RenderJob, estimate_group_bytes, free_bytes
@@ -36,7 +38,7 @@ class Estimate:
 
 
 def estimate_render(job: RenderJob, state: FolderState) -> Estimate:
-    """Renders one missing block, twice to be warm, and counts up. Writes nothing."""
+    """Renders one missing block in every forward thread, once warm, and counts up. Writes nothing."""
     group_bytes, group_seconds = estimate_group_bytes(job.recipe), 0.0
     if state.missing:
         group_bytes, group_seconds = _measure_block(job, state.missing[0])
@@ -60,7 +62,7 @@ def _measure_block(job: RenderJob, shard: ShardPlan) -> tuple[float, float]:
     """Bytes and seconds per group, the seconds with all forward threads at work."""
     import torch
 
-    from synthgen.devices import count_forward_threads, reproducible_arithmetic
+    from synthgen.devices import count_forward_threads, reproducible_arithmetic, set_forward_threads
 
     recipe = job.recipe
     block = next(plan_blocks(shard, batch_size=job.render.batch_size))
@@ -68,12 +70,24 @@ def _measure_block(job: RenderJob, shard: ShardPlan) -> tuple[float, float]:
     latents = torch.from_numpy(draws.latents).to(job.device)
     labels = torch.from_numpy(draws.labels).clamp(min=0).to(job.device)
     size = int(recipe.image["size"])
-    with reproducible_arithmetic(job.device):
-        job.generator.render(latents[0], labels, size=size)
+    num_threads = count_forward_threads(job.device)
+
+    def render_block(num_members: int) -> tuple[NDArray[np.uint8], float]:
         began = time.perf_counter()
-        pixels = np.stack([job.generator.render(member, labels, size=size).cpu().numpy() for member in latents])
-        seconds = time.perf_counter() - began
+        pixels = np.stack(
+            [job.generator.render(member, labels, size=size).cpu().numpy() for member in latents[:num_members]]
+        )
+        return pixels, time.perf_counter() - began
+
+    # All at once, as in a render: side by side, passes share memory and caches, and each takes longer than alone.
+    with (
+        reproducible_arithmetic(job.device),
+        ThreadPoolExecutor(num_threads, "estimate", set_forward_threads, (job.device,)) as pool,
+    ):
+        list(pool.map(render_block, [1] * num_threads))  # the first pass of a thread is slower
+        blocks = list(pool.map(render_block, [len(latents)] * num_threads))
+    pixels, seconds = blocks[0][0], sum(taken for _, taken in blocks) / num_threads
     encoded = sum(len(encode_image(image, recipe.image)) for member in pixels for image in member)
     members = len(pixels) + 1 + (1 if recipe.store_latents else 0)
     extra = members * _TAR_BYTES_PER_MEMBER + 256 + (draws.latents[:, 0].nbytes if recipe.store_latents else 0)
-    return encoded / block.size + extra, seconds / block.size / count_forward_threads(job.device)
+    return encoded / block.size + extra, seconds / block.size / num_threads

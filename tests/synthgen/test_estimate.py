@@ -1,0 +1,54 @@
+"""The dry run's measurement: under the load of a render, not of a single pass."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from synthgen.estimate import estimate_render
+from synthgen.job import RenderConfig, RenderJob, prepare_job, survey_folder
+
+NUM_THREADS = 3
+
+
+class Watched:
+    """A generator that calls `meet` before every pass."""
+
+    def __init__(self, generator: object, meet: Callable[[], object]) -> None:
+        self._generator, self._meet = generator, meet
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._generator, name)
+
+    def render(self, latents: torch.Tensor, labels: torch.Tensor, *, size: int | None = None) -> torch.Tensor:
+        self._meet()
+        return self._generator.render(latents, labels, size=size)
+
+
+@pytest.fixture
+def job(tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RenderJob:
+    monkeypatch.setattr("synthgen.devices.count_forward_threads", lambda device: NUM_THREADS)
+    return prepare_job(
+        RenderConfig(n=40, out=tmp_path / "d", weights=tiny_weights, device="cpu", dtype="float32", batch_size=4)
+    )
+
+
+def test_all_forward_threads_are_measured_at_once(job: RenderJob) -> None:
+    """Every pass waits until all threads are in one."""
+    barrier = threading.Barrier(NUM_THREADS, timeout=60)
+    meetings: list[int] = []
+
+    def meet() -> None:
+        assert torch.get_num_threads() == 1
+        meetings.append(barrier.wait())
+
+    watched = replace(job, generator=Watched(job.generator, meet))
+    estimate = estimate_render(watched, survey_folder(watched))
+    assert len(meetings) == NUM_THREADS * 3, "one to be warm, then anchor and view"
+    assert estimate.seconds > 0 and estimate.missing_groups == 40
+    assert not job.directory.exists()
