@@ -26,9 +26,9 @@ def train(
     *,
     shards: str | Path,
     out: str | Path,
-    n: int | None = None,
-    samples: int | None = None,
-    steps: int | None = None,
+    n: int | str | None = None,
+    samples: int | str | None = None,
+    steps: int | str | None = None,
     epochs: float | None = None,
     precision: str = "auto",
     device: str = "auto",
@@ -43,7 +43,8 @@ def train(
 
     Args:
         n: the first n groups only.
-        samples, steps, epochs: the duration, exactly one of them: groups seen, optimiser steps, or passes.
+        samples, steps, epochs: the duration, exactly one of them: groups seen, optimiser steps, or passes. A count
+            may be text, such as "1.3M", as on the command line.
         precision: float32, bfloat16, or auto: what the run began with, else what this device is fast at.
         settings: further fields of contrast.config.TrainConfig, such as objective="supcon" or batch_size=512.
 
@@ -54,12 +55,15 @@ def train(
     from contrast.starting import configure_run
     from contrast.training import RunOptions, train_encoder
 
+    n = _count("n", n)
+    if "batch_size" in settings:
+        settings["batch_size"] = _count("batch_size", settings["batch_size"])
     config = configure_run(
         shards=shards,
         out=out,
         n=n,
-        samples=samples,
-        steps=steps,
+        samples=_count("samples", samples),
+        steps=_count("steps", steps),
         epochs=epochs,
         precision=precision,
         device=device,
@@ -88,7 +92,7 @@ def evaluate(
     data: str,
     data_train: str | None = None,
     data_root: str | Path | None = None,
-    num_train: int | None = None,
+    num_train: int | str | None = None,
     k: int = 10,
     device: str = "auto",
     num_threads: int | None = None,
@@ -102,7 +106,7 @@ def evaluate(
         data=data,
         data_train=data_train,
         data_root=data_root,
-        num_train=num_train,
+        num_train=_count("num_train", num_train),
         k=k,
         device=device,
         num_threads=num_threads,
@@ -122,3 +126,12 @@ def write_report(*, run: str | Path, out: str | Path, sheet: str | Path | None =
     from contrast.report import write_report as write
 
     return write(Path(run), Path(out), sheet=None if sheet is None else Path(sheet))
+
+
+def _count(name: str, value: int | str | None) -> int | None:
+    from shards.console import parse_count
+
+    try:
+        return None if value is None else parse_count(str(value))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from contrast.config import TrainConfig
 from shards.atomic import write_atomically
+from shards.canonical import first_difference
 from shards.console import DamageError
 
 FORMAT = 1
@@ -59,11 +60,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def check_checkpoint_config(run: Path, state: Mapping[str, Any], config: TrainConfig) -> None:
     """Raises ValueError when RUN/checkpoint.pt was written by another configuration than RUN/config.json says."""
-    difference = TrainConfig.from_json(state["config"]).difference(config)
+    saved = TrainConfig.from_json(state["config"])
+    difference = first_difference(  # the encoder first: it says most
+        {"encoder": saved.encoder, **saved.to_json()}, {"encoder": config.encoder, **config.to_json()}
+    )
     if difference is not None:
+        difference = difference.replace("in the folder", "in the checkpoint").replace("asked for", "in config.json")
         raise ValueError(
-            f"{run / CHECKPOINT_NAME} is of another run ({difference.replace('in the folder', 'in the checkpoint')}): "
-            "restore the run's own checkpoint, or train in a new folder"
+            f"{run / CHECKPOINT_NAME} is of another {'encoder' if saved.encoder != config.encoder else 'run'} "
+            f"({difference}): restore the run's own checkpoint, or train in a new folder"
         )
 
 

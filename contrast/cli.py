@@ -1,4 +1,10 @@
-"""The command `contrast`: train, eval, data, report. Each is a function of the package by the same name."""
+"""The command `contrast`. Its commands are functions of the package contrast, which may be called from Python as well:
+
+train           contrast.train
+eval            contrast.evaluate
+data cifar10    contrast.fetch_cifar10
+report          contrast.write_report
+"""
 
 from __future__ import annotations
 

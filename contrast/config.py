@@ -18,6 +18,7 @@ from shards.canonical import JSON, first_difference
 
 OPTIMIZERS = ("sgd", "adamw")
 PRECISIONS = ("float32", "bfloat16")
+FLOAT32_END = 1e38  # just about
 SEED_END = 2**63  # what fits 64 bits with a sign
 
 
@@ -69,10 +70,10 @@ class TrainConfig:
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(known)}")
         for name in ("learning_rate", "temperature"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name.replace('_', ' ')} {getattr(self, name)}: give a number above 0")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise ValueError(f"weight decay {self.weight_decay}: give 0 or more")
+            if not 0 < getattr(self, name) < FLOAT32_END:
+                raise ValueError(f"{name.replace('_', ' ')} {getattr(self, name)}: give a number above 0, below 1e38")
+        if not 0 <= self.weight_decay < FLOAT32_END:
+            raise ValueError(f"weight decay {self.weight_decay}: give 0 or more, below 1e38")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup {self.warmup}: give a share of the steps, from 0 to 1")
         if not 0 <= self.seed < SEED_END:

@@ -13,9 +13,9 @@ import json
 from importlib import resources
 from pathlib import Path
 
-from contrast.evaluation.scoring import ROW_TITLES, ROWS
+from contrast.evaluation.scoring import ROW_TITLES, ROWS, Evaluation
 from contrast.run_folder import ENVIRONMENT_NAME, EVALUATION_NAME, RunRecord, read_run
-from contrast.runlog import read_metrics
+from contrast.runlog import METRICS_NAME, read_metrics
 from shards.atomic import write_atomically
 from shards.canonical import JSON
 from shards.console import DamageError, format_count
@@ -36,7 +36,7 @@ def write_report(run: Path, out: Path, *, sheet: Path | None = None) -> Path:
     import jinja2
 
     record = read_run(run)
-    metrics = read_metrics(run)
+    metrics = _read_figures(run)
     template = resources.files("contrast").joinpath("report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(template).render(
@@ -45,7 +45,7 @@ def write_report(run: Path, out: Path, *, sheet: Path | None = None) -> Path:
         f"{record.trained_on.image_size} px",
         run=str(run),
         rows=[(row, ROW_TITLES[row]) for row in ROWS],
-        evaluation=_read_json(run / EVALUATION_NAME),
+        evaluation=_read_evaluation(run / EVALUATION_NAME),
         loss_svg=draw_loss_curve(metrics) if metrics else "",
         training=_training_rows(record, metrics),
         sheet=_read_png(sheet) if sheet is not None else "",
@@ -97,6 +97,25 @@ def _training_rows(record: RunRecord, metrics: list[dict[str, float]]) -> list[t
             ("views per second, median", f"{rates[len(rates) // 2]:.0f}"),
         ]
     return rows
+
+
+def _read_figures(run: Path) -> list[dict[str, float]]:
+    metrics = read_metrics(run)
+    for record in metrics:
+        missing = [name for name in ("loss", "chance_loss", "views_per_second") if name not in record]
+        if missing:
+            raise DamageError(
+                f"{run / METRICS_NAME}: the record of step {record['step']} has no {missing[0]}; remove its line"
+            )
+    return metrics
+
+
+def _read_evaluation(path: Path) -> Evaluation | None:
+    data = _read_json(path)
+    try:
+        return None if data is None else Evaluation.from_json(data)
+    except ValueError as error:
+        raise DamageError(f"{path} is no result of contrast eval ({error}): remove it and score again") from error
 
 
 def _read_json(path: Path) -> JSON:

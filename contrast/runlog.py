@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from shards.atomic import write_atomically
+from shards.console import DamageError
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -57,14 +58,25 @@ class RunLog:
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """The records in order; a last line cut short by a kill is left out."""
+    """The records in order; a last line cut short by a kill is left out.
+
+    Raises:
+        DamageError: another line is no record.
+    """
     path = run / METRICS_NAME
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            records.append(json.loads(line))
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        if not line.endswith(b"\n"):
+            continue
+        try:
+            record = json.loads(line)
+            if not all(isinstance(value, int | float) for value in record.values()) or "step" not in record:
+                raise ValueError("no step, or a value that is no number")
+        except (ValueError, AttributeError) as error:
+            raise DamageError(f"{path}, line {number}, is no record ({error}): remove that line") from error
+        records.append(record)
     return records
 
 

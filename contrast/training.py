@@ -289,6 +289,13 @@ def _open_log(run: Path, place: Place, options: RunOptions, first_step: int) -> 
 def _save(
     run: Path, config: TrainConfig, network: TrainedNetwork, optimizer: Optimizer, *, step: int, loss: float
 ) -> None:
+    # The loss of a step is from before its update, so it does not tell what the last update did. Weights whose squares
+    # overflow are finite, but no feature that they give is.
+    if not all(bool(tensor.float().square().sum().isfinite()) for tensor in network.state_dict().values()):
+        raise ValueError(
+            f"the weights are beyond what float32 can compute with after step {step}, so no checkpoint was written: "
+            "train with a smaller --learning-rate"
+        )
     # No state of a random generator: everything that is drawn is a function of the seed and the step.
     save_checkpoint(
         run / CHECKPOINT_NAME,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,25 @@ class Evaluation:
             "notes": list(self.notes),
             "scores": {row: dict(score.__dict__) for row, score in self.scores.items()},
         }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, JSON]) -> Evaluation:
+        """The inverse of to_json.
+
+        Raises:
+            ValueError: a field is missing, unknown or of another type.
+        """
+        try:
+            scores = {row: Score(**data["scores"][row]) for row in ROWS}
+            if any(
+                not isinstance(value, int | float) for score in scores.values() for value in score.__dict__.values()
+            ):
+                raise ValueError("a score is no number")
+            return cls(**{**data, "notes": tuple(data["notes"]), "scores": scores})
+        except KeyError as error:
+            raise ValueError(f"it has no {error.args[0]}") from error
+        except TypeError as error:
+            raise ValueError(str(error)) from error
 
 
 def evaluate_run(

@@ -77,6 +77,8 @@ def _load(data: str, split: str, size: int, root: Path | None) -> LabelledImages
         return images
     folder = Path(data)
     if folder.is_dir():
+        if (folder / "train-images.npy").exists():  # as contrast data cifar10 leaves it
+            raise ValueError(f"{folder} holds CIFAR-10 as arrays: use --data cifar10 --data-root {folder}")
         return _from_folder(folder, split, size)
     return _from_torchvision(data, split, size, root)
 

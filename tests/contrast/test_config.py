@@ -42,6 +42,7 @@ def test_the_first_difference_is_named() -> None:
         ({"precision": "float16"}, "unknown precision 'float16'"),
         ({"learning_rate": 0.0}, "learning rate 0.0"),
         ({"learning_rate": float("nan")}, "learning rate nan"),
+        ({"learning_rate": 1e300}, r"learning rate 1e\+300: give a number above 0, below 1e38"),
         ({"temperature": -0.1}, "temperature -0.1"),
         ({"weight_decay": -1.0}, "weight decay -1.0"),
         ({"warmup": 1.5}, "warmup 1.5"),

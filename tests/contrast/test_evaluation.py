@@ -132,8 +132,11 @@ def test_a_checkpoint_of_another_encoder_is_not_scored(learnt: tuple[Path, Path]
         evaluate_run(tmp_path, data=str(shards), device="cpu", quiet=True)
     config = json.loads((tmp_path / "config.json").read_text())
     config["config"]["encoder"] = "resnet18"
+    config["config"]["steps"] = 7  # comes before the encoder in the file, and says less
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"another run .encoder: convnet-small in the checkpoint, resnet18 asked for"):
+    with pytest.raises(
+        ValueError, match=r"another encoder .encoder: convnet-small in the checkpoint, resnet18 in config"
+    ):
         evaluate_run(tmp_path, data=str(shards), device="cpu", quiet=True)
     assert not (tmp_path / "evaluate.json").exists()
 

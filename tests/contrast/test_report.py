@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -67,3 +68,39 @@ def test_wrong_input_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(DamageError, match=r"evaluate\.json is not JSON"):
         write_report(tmp_path, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "evaluate.json",
+            '{"accuracy": 1}',
+            r"evaluate\.json is no result of contrast eval \(it has no scores\): remove",
+        ),
+        ("evaluate.json", "[]", r"evaluate\.json is no result of contrast eval .*: remove it and score again"),
+        ("evaluate.json", "{}", r"evaluate\.json is no result of contrast eval .*: remove it and score again"),
+        (
+            "metrics.jsonl",
+            '{"step": 1, "lo\n{"step": 2}\n',
+            r"metrics\.jsonl, line 1, is no record .*: remove that line",
+        ),
+        ("metrics.jsonl", "7\n", r"metrics\.jsonl, line 1, is no record .*: remove that line"),
+        ("metrics.jsonl", '{"step": 2}\n', r"metrics\.jsonl: the record of step 2 has no loss; remove its line"),
+    ],
+)
+def test_damaged_files_of_a_run_are_named(run: Path, tmp_path: Path, name: str, text: str, message: str) -> None:
+    for copied in ("config.json", "environment.json"):
+        (tmp_path / copied).write_bytes((run / copied).read_bytes())
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DamageError, match=message):
+        write_report(tmp_path, tmp_path / "report.html")
+
+
+def test_scores_of_other_fields_are_named(run: Path, groups: Path, tmp_path: Path) -> None:
+    evaluation = evaluate_run(run, data=str(groups), device="cpu", quiet=True).to_json()
+    (tmp_path / "config.json").write_bytes((run / "config.json").read_bytes())
+    for change in ({"scores": {**evaluation["scores"], "trained": {"top1": 5.0}}}, {"flavour": "x"}, {"notes": None}):
+        (tmp_path / "evaluate.json").write_text(json.dumps({**evaluation, **change}))
+        with pytest.raises(DamageError, match=r"evaluate\.json is no result of contrast eval .*: remove it"):
+            write_report(tmp_path, tmp_path / "report.html")

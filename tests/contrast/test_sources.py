@@ -86,6 +86,12 @@ def test_empty_and_missing_classes_are_refused(folder: Path, tmp_path_factory: p
         load_pair("nowhere", image_size=8)
 
 
+def test_the_folder_of_a_named_dataset_says_how_to_name_it(tmp_path: Path) -> None:
+    (tmp_path / "train-images.npy").touch()
+    with pytest.raises(ValueError, match=f"use --data cifar10 --data-root {tmp_path}"):
+        load_pair(str(tmp_path), image_size=8)
+
+
 def test_shards_are_cut_by_index_range(groups: Path) -> None:
     dataset = GroupDataset(groups)
     train, test = load_pair(str(groups), image_size=16)

@@ -220,7 +220,7 @@ def test_a_checkpoint_of_another_run_is_refused(groups: Path, tmp_path: Path, co
     train_encoder(config, shards=groups, out=tmp_path / "a", options=QUIET)
     train_encoder(other, shards=groups, out=tmp_path / "b", options=QUIET)
     (tmp_path / "a" / "checkpoint.pt").write_bytes((tmp_path / "b" / "checkpoint.pt").read_bytes())
-    with pytest.raises(ValueError, match=r"of another run .head_dim: 8 in the checkpoint, 16 asked for"):
+    with pytest.raises(ValueError, match=r"of another run .head_dim: 8 in the checkpoint, 16 in config\.json"):
         train_encoder(config, shards=groups, out=tmp_path / "a", options=QUIET)
 
 
@@ -228,6 +228,19 @@ def test_a_loss_that_is_no_number_ends_the_run(groups: Path, tmp_path: Path, con
     hot = dataclasses.replace(config, optimizer="sgd", learning_rate=1e30, warmup=0.0)
     with pytest.raises(ValueError, match=r"the loss is .* smaller --learning-rate"):
         train_encoder(hot, shards=groups, out=tmp_path / "run", options=QUIET)
+
+
+@pytest.mark.parametrize(("optimizer", "learning_rate"), [("adamw", 1e30), ("sgd", 9e37)])
+def test_weights_that_the_last_update_broke_are_not_saved(
+    groups: Path, tmp_path: Path, config: TrainConfig, optimizer: str, learning_rate: float
+) -> None:
+    run = tmp_path / "run"
+    hot = dataclasses.replace(config, steps=1, learning_rate=learning_rate, optimizer=optimizer, warmup=0.0)
+    with pytest.raises(ValueError, match=r"the weights are beyond .* after step 1.*smaller --learning-rate"):
+        train_encoder(hot, shards=groups, out=run, options=QUIET)
+    assert not (run / "checkpoint.pt").exists()
+    cooler = dataclasses.replace(hot, learning_rate=1e-3)
+    assert train_encoder(cooler, shards=groups, out=run, options=QUIET).steps_now == 1
 
 
 def test_tensorboard_gets_the_same_figures(groups: Path, tmp_path: Path, config: TrainConfig) -> None:
