@@ -11,7 +11,7 @@ import hashlib
 import json
 
 from shards.canonical import canonical_json
-from shards.console import format_bytes, format_count
+from shards.console import format_bytes, format_count, format_things
 from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, manifest_bytes, member_names
 
 CARD_NAME = "README.md"
@@ -77,9 +77,10 @@ def _body(manifest: Manifest) -> str:
         ("groups", f"{manifest.num_groups:,}"),
         (
             "images",
-            f"{manifest.num_groups * manifest.num_images:,} (one anchor and {_views(recipe.num_views)} a group)",
+            f"{manifest.num_groups * manifest.num_images:,} "
+            f"(one anchor and {format_things(recipe.num_views, 'view')} a group)",
         ),
-        ("size", f"{format_bytes(manifest.total_bytes)} in {len(manifest.shards)} shards of {manifest.shard_size:,}"),
+        ("size", f"{format_bytes(manifest.total_bytes)} in {_shards(manifest)}"),
         ("source", f"`{canonical_json(recipe.source)}`"),
         ("classes", f"{len(recipe.classes)}" if recipe.classes else "unlabelled"),
         *((f"view {number}", f"`{canonical_json(view)}`") for number, view in enumerate(recipe.views)),
@@ -89,7 +90,8 @@ def _body(manifest: Manifest) -> str:
         ("recipe id", f"`{recipe.id}`"),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in facts)
-    subsets = ", ".join(f"`n{format_count(size)}`" for size in nested_sizes(manifest)) or "none of whole shards"
+    names = ", ".join(f"`n{format_count(size)}`" for size in nested_sizes(manifest))
+    subsets = f", with subsets by name ({names})" if names else ""
     return f"""# {recipe.source.get("generator", "Images")}: {format_count(manifest.num_groups)} groups of images
 
 A *group* is one anchor image and its views, further images of the same content. Group i is a function of the recipe and
@@ -115,7 +117,7 @@ Random access, and exact prefixes of any length:
     from shards import GroupDataset
     images, labels = GroupDataset("DIR", n=1000).batch(range(64))
 
-Hugging Face `datasets`, with subsets by name ({subsets}):
+Hugging Face `datasets`{subsets}:
 
     from datasets import load_dataset
     load_dataset("DIR", split="train")
@@ -136,5 +138,7 @@ timm, on the anchors (decoded images are always called jpg there, hence the seco
 """
 
 
-def _views(count: int) -> str:
-    return "1 view" if count == 1 else f"{count} views"
+def _shards(manifest: Manifest) -> str:
+    if len(manifest.shards) == 1:
+        return "1 shard"
+    return f"{len(manifest.shards):,} shards of {format_things(manifest.shard_size, 'group')}"

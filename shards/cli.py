@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from shards.console import CommandGroup, Count, DamageError, format_bytes, format_seconds
+from shards.console import CommandGroup, Count, DamageError, format_bytes, format_seconds, format_things
 
 _DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -17,6 +17,7 @@ _GROUPS_PER_JOB = 50_000  # below this, starting a process costs more than it sa
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="synthgen", prog_name="shards")
 def main() -> None:
     """Datasets of image groups in tar shards: look at one, check it, see it."""
 
@@ -68,13 +69,12 @@ def verify(directory: Path, fast: bool, jobs: int | None, as_json: bool) -> None
             click.echo(f"note: {note}")
     if not report.ok:
         count = len(report.problems)
-        raise DamageError(
-            f"{directory} is damaged: {count} problem{'s' if count > 1 else ''}; each line names its repair"
-        )
+        raise DamageError(f"{directory} is damaged: {format_things(count, 'problem')}; each line names its repair")
     if not as_json:
         checked = "sizes and markers agree" if fast else f"all {report.images} images decode, all checksums agree"
         click.echo(
-            f"{directory} is sound: {report.groups} groups in {report.shards} shards ({format_bytes(report.bytes)}), "
+            f"{directory} is sound: {format_things(report.groups, 'group')} in {format_things(report.shards, 'shard')} "
+            f"({format_bytes(report.bytes)}), "
             f"{checked} ({format_seconds(report.seconds)})"
         )
 

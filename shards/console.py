@@ -151,6 +151,11 @@ def format_count(count: int) -> str:
     return str(count)
 
 
+def format_things(count: int, noun: str) -> str:
+    """A count and what it counts, shortest as in format_count: 1 shard, 4k shards."""
+    return f"{format_count(count)} {noun}" if count == 1 else f"{format_count(count)} {noun}s"
+
+
 def format_bytes(count_bytes: float) -> str:
     """Decimal units, two significant digits or more: 1.2 GB, 34 MB, 512 B."""
     size = float(count_bytes)
@@ -257,7 +262,8 @@ class Progress:
         if self._total is not None:
             share = 100 * self._done / self._total if self._total else 100.0
             parts = [f"{self._done}/{self._total} {self._unit} ({share:.0f}%)"]
-        parts.append(f"{rate:.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
+        if rate > 0:
+            parts.append(f"{rate:.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
         if self._total is not None and rate > 0 and self._done < self._total:
             parts.append(f"{format_seconds((self._total - self._done) / rate)} left")
         else:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.canonical import JSON, canonical_json
-from shards.console import format_bytes, format_count, format_seconds
+from shards.console import format_bytes, format_seconds, format_things
 from shards.folder import lock_holder
 from shards.manifest import MANIFEST_NAME, Recipe, RenderSettings, load_manifest
 from shards.markers import Marker, is_complete, scan_markers
@@ -58,12 +58,16 @@ class Summary:
     def rows(self) -> list[tuple[str, str]]:
         """Name and value, line by line, for people."""
         recipe = self.recipe
-        state = "complete" if self.complete else f"not finished: {self.shards} shards are done"
+        state = (
+            "complete"
+            if self.complete
+            else f"not finished: {format_things(self.shards, 'shard')} {'is' if self.shards == 1 else 'are'} done"
+        )
         if self.complete and self.more_groups:
-            state = f"complete, and growing: {format_count(self.more_groups)} groups more are done"
+            state = f"complete, and growing: {format_things(self.more_groups, 'group')} more"
         if self.damaged_shards:
             state = (
-                f"damaged: {self.damaged_shards} of {self.shards} shards missing or changed; "
+                f"damaged: {self.damaged_shards} of {format_things(self.shards, 'shard')} missing or changed; "
                 f"run shards verify {self.directory}"
             )
         if self.writer is not None:
@@ -75,7 +79,11 @@ class Summary:
             ("state", state),
             ("groups", f"{self.groups:,}"),
             ("images", f"{self.groups * self.images_per_group:,} ({self.images_per_group} a group)"),
-            ("size", f"{format_bytes(self.bytes)} in {self.shards} shards of {self.shard_size:,} groups"),
+            (
+                "size",
+                f"{format_bytes(self.bytes)} in {format_things(self.shards, 'shard')} "
+                f"of {format_things(self.shard_size, 'group')}",
+            ),
             ("classes", _shorten_classes(recipe.classes)),
             *((f"source {name}", _text(value)) for name, value in recipe.source.items()),
             *((f"view {number}", _fields(view)) for number, view in enumerate(recipe.views)),

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from shards.canonical import JSON
 from shards.card import CARD_NAME, CHECKSUMS_NAME, TIMM_INFO_NAME, timm_info_text
-from shards.console import DamageError, Progress
+from shards.console import DamageError, Progress, format_things
 from shards.inspection import inspect_shard
 from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, load_manifest, shard_stem
 from shards.markers import index_path, read_marker, tar_path
@@ -181,7 +181,8 @@ def _notes(directory: Path, manifest: Manifest) -> Iterator[str]:
     known = {shard.name for shard in manifest.shards}
     extra = sorted(path.name for path in (directory / DATA_FOLDER).glob("train-*.tar") if path.name not in known)
     if extra:
-        yield f"{len(extra)} more shards lie in {DATA_FOLDER} than the manifest lists: growing was not finished"
+        yield f"{DATA_FOLDER} holds {format_things(len(extra), 'shard')} beyond the manifest: growing was not finished"
     stale = [*directory.glob(".*.tmp"), *(directory / DATA_FOLDER).glob(".*.tmp")]
     if stale:
-        yield f"{len(stale)} temporary files: a render is running, or one was killed; the next one removes them"
+        found = format_things(len(stale), "temporary file")
+        yield f"{found}: a render is running, or one was killed; the next one cleans up"

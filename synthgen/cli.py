@@ -44,7 +44,8 @@ class SectionedCommand(click.Command):
                     formatter.write_dl(rows)
 
 
-@click.group(cls=CommandGroup)
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="synthgen", prog_name="synthgen")
 def main() -> None:
     """Render groups of images, an anchor and its views, from a pretrained generator."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from shards.console import Progress, format_bytes, format_count, format_seconds
+from shards.console import Progress, format_bytes, format_count, format_seconds, format_things
 from shards.folder import restore_files
 from shards.manifest import Manifest, load_manifest
 from shards.writer import finish_dataset
@@ -54,7 +54,8 @@ def run_local(job: RenderJob, state: FolderState, *, quiet: bool = False) -> Man
             progress.note(f"{rate:.0f} images/s over {format_seconds(seconds)}; busy: {shares}")
         manifest = finish_dataset(job.directory, num_groups=state.num_groups, shard_size=job.shard_size)
         progress.note(
-            f"{job.directory}: {format_count(manifest.num_groups)} groups in {len(manifest.shards)} shards, "
+            f"{job.directory}: {format_things(manifest.num_groups, 'group')} "
+            f"in {format_things(len(manifest.shards), 'shard')}, "
             f"{format_bytes(manifest.total_bytes)}, recipe {manifest.recipe.id[:12]}"
         )
         return manifest
@@ -70,11 +71,12 @@ def _opening_lines(job: RenderJob, state: FolderState) -> list[str]:
     ]
     if state.num_groups > job.num_groups:
         lines.append(
-            f"{job.directory} holds {format_count(state.num_groups)} groups: the first "
+            f"{job.directory} holds {format_things(state.num_groups, 'group')}: the first "
             f"{format_count(job.num_groups)} of them are what was asked for"
         )
     if state.manifest is not None:
-        lines.append(f"{job.directory}: all {state.num_shards} shards are there, nothing to render")
+        held = f"{format_things(state.num_groups, 'group')} in {format_things(state.num_shards, 'shard')}"
+        lines.append(f"{job.directory} is complete, nothing to render: {held}")
     elif len(state.missing) < state.num_shards:
         num_done = state.num_shards - len(state.missing)
         lines.append(f"resuming: {num_done} of {state.num_shards} shards are done")

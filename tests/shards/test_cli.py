@@ -35,6 +35,11 @@ def test_the_options_are_these() -> None:
     assert all(isinstance(command, click.Command) and command.help for command in main.commands.values())
 
 
+def test_version_and_short_help() -> None:
+    assert run("--version").stdout.startswith("shards, version ")
+    assert run("-h").stdout == run("--help").stdout != ""
+
+
 def test_importing_shards_is_light() -> None:
     script = (
         "import sys, shards.cli, shards.dataset, shards.writer, shards.stream, shards.verification, shards.summary\n"
@@ -80,7 +85,7 @@ def test_info_of_a_growing_dataset(
     dataset: Path, build_shard: Callable[..., None], recipe: Callable[..., Recipe]
 ) -> None:
     build_shard(dataset, recipe(), 3, 12, 4)
-    assert "complete, and growing: 4 groups more are done" in run("info", dataset).stdout
+    assert "complete, and growing: 4 groups more; run" in run("info", dataset).stdout
 
 
 @pytest.mark.parametrize(
@@ -127,6 +132,17 @@ def test_checksums_that_are_no_text_are_damage(dataset: Path) -> None:
     (dataset / "SHA256SUMS").write_bytes(b"\xff\xfe\x00")
     result = run("verify", dataset)
     assert result.exit_code == 1 and result.stdout.startswith("SHA256SUMS is not a text file; ")
+
+
+def test_one_shard_is_one_shard(tmp_path: Path, build: Callable[..., Manifest]) -> None:
+    build(tmp_path / "d", 4)
+    assert "4 groups in 1 shard (" in run("verify", tmp_path / "d").stdout
+    assert "in 1 shard of 4 groups\n" in run("info", tmp_path / "d").stdout
+    card = (tmp_path / "d/README.md").read_text()
+    assert "in 1 shard |" in card and "Hugging Face `datasets`:\n" in card
+    build(tmp_path / "e", 1000, shard_size=500)
+    card = (tmp_path / "e/README.md").read_text()
+    assert "in 2 shards of 500 groups |" in card and "`datasets`, with subsets by name (`n1k`):\n" in card
 
 
 def test_verify_json(dataset: Path) -> None:

@@ -16,6 +16,7 @@ from shards.console import (
     format_bytes,
     format_count,
     format_seconds,
+    format_things,
     parse_count,
 )
 
@@ -44,6 +45,7 @@ def test_counts_are_written_short_and_exact(count: int, text: str) -> None:
 
 
 def test_quantities_for_people() -> None:
+    assert [format_things(n, "shard") for n in (0, 1, 2, 4000)] == ["0 shards", "1 shard", "2 shards", "4k shards"]
     assert [format_bytes(n) for n in (512, 1.24e9, 34.4e6, 999_700)] == ["512 B", "1.2 GB", "34 MB", "1.0 MB"]
     assert [format_seconds(s) for s in (0.42, 12.3, 200, 3599.7, 3720)] == [
         "0.4 s",

@@ -47,6 +47,15 @@ def test_the_options_are_these() -> None:
     assert [option for param in render.params for option in param.opts] == RENDER_OPTIONS
 
 
+def test_version_and_short_help() -> None:
+    runner = CliRunner()
+    assert runner.invoke(main, ["--version"]).stdout.startswith("synthgen, version ")
+    for arguments in ([], ["render"]):
+        assert (
+            runner.invoke(main, [*arguments, "-h"]).stdout == runner.invoke(main, [*arguments, "--help"]).stdout != ""
+        )
+
+
 def test_options_and_python_names_are_the_same() -> None:
     names = {str(param.name) for param in render.params} - {"dry_run", "quiet"}
     assert names == set(RenderConfig.__dataclass_fields__)

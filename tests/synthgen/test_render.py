@@ -126,7 +126,9 @@ def test_a_second_run_puts_back_the_files_beside_the_shards(
     assert not verify(tmp_path / "d").ok
     assert render(40, tmp_path / "d", quiet=False) == manifest
     said = capsys.readouterr().err
-    assert "nothing to render" in said and said.endswith(f"lost or altered: {name}\n"), "and no progress"
+    assert "is complete, nothing to render: 40 groups in 1 shard\n" in said and said.endswith(
+        f"lost or altered: {name}\n"
+    ), "and no progress"
     assert (tmp_path / "d" / name).read_bytes() == original
     assert verify(tmp_path / "d").ok
 
