@@ -98,7 +98,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "average_decay": 0.999,
     },
 }
-"""What fits ten-minute slots of a GPU, and what fits an hour or two of one CPU core."""
+"""What fits ten-minute slots of a GPU, and a size to try the program on a CPU (it collapsed: see docs/results.md)."""
 
 
 class Game:
