@@ -6,7 +6,7 @@ manifest = render_dataset(RenderConfig(n=4000, out=Path("datasets/demo")))
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -271,12 +271,20 @@ def render(*, n: int | str, out: str | Path, quiet: bool = False, **options: Any
     Raises:
         ValueError: the request cannot work as it stands; nothing was rendered.
     """
+    return render_dataset(config_from_options(n=n, out=out, options=options), quiet=quiet)
+
+
+def config_from_options(*, n: int | str, out: str | Path, options: Mapping[str, Any]) -> RenderConfig:
+    """The request that Python's keywords amount to.
+
+    Raises:
+        ValueError: an option that there is not, or a value out of its range.
+    """
     known = [name for name in RenderConfig.__dataclass_fields__ if name not in ("n", "out")]
     for name in options:
         if name not in known:
             raise ValueError(f"render has no option '{name}': choose from {', '.join(known)}")
-    num_groups = parse_count(n) if isinstance(n, str) else n
-    return render_dataset(RenderConfig(n=num_groups, out=Path(out), **options), quiet=quiet)
+    return RenderConfig(n=parse_count(n) if isinstance(n, str) else n, out=Path(out), **options)
 
 
 def _stored_settings(directory: Path) -> tuple[RenderSettings | None, int | None]:
