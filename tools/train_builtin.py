@@ -98,7 +98,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "average_decay": 0.999,
     },
 }
-"""What fits ten-minute slots of a GPU, and a size to try the program on a CPU (it collapsed: see docs/results.md)."""
+"""What fits ten-minute slots of a GPU, and a size to try the program on a CPU (not trained to the end yet)."""
 
 
 class Game:
