@@ -3,10 +3,11 @@
     import contrast
 
     contrast.train(shards="datasets/demo", out="runs/demo", epochs=20)
-    contrast.evaluate(run="runs/demo", data="cifar10", num_train=10_000)
-    contrast.write_report(run="runs/demo", out="report.html")
+    contrast.eval(run="runs/demo", data="cifar10", num_train=10_000)
+    contrast.report(run="runs/demo", out="report.html")
 
-Every command of `contrast --help` is one of these functions. torch is imported when the first of them is called.
+Every command of `contrast --help` is a function of that name, with the command's options as its keywords (`contrast
+data cifar10` is contrast.data.cifar10). torch is imported when the first of them is called.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from contrast import data
+
 if TYPE_CHECKING:
     from contrast.evaluation.scoring import Evaluation
-    from contrast.real_data import Fetched
     from contrast.training import TrainSummary
 
-__all__ = ["evaluate", "fetch_cifar10", "train", "write_report"]
+__all__ = ["data", "eval", "report", "train"]
 
 
 def train(
@@ -32,8 +34,8 @@ def train(
     epochs: float | None = None,
     precision: str = "auto",
     device: str = "auto",
-    num_threads: int | None = None,
-    num_workers: int | None = None,
+    threads: int | None = None,
+    workers: int | None = None,
     checkpoint_seconds: float = 60.0,
     tensorboard: bool = False,
     quiet: bool = False,
@@ -69,7 +71,7 @@ def train(
         device=device,
         settings=settings,
     )
-    options = {} if num_workers is None else {"num_workers": num_workers}
+    options = {} if workers is None else {"num_workers": workers}
     return train_encoder(
         config,
         shards=shards,
@@ -77,7 +79,7 @@ def train(
         n=n,
         options=RunOptions(
             device=device,
-            num_threads=num_threads,
+            num_threads=threads,
             checkpoint_seconds=checkpoint_seconds,
             tensorboard=tensorboard,
             quiet=quiet,
@@ -86,7 +88,7 @@ def train(
     )
 
 
-def evaluate(
+def eval(
     *,
     run: str | Path,
     data: str,
@@ -95,7 +97,7 @@ def evaluate(
     num_train: int | str | None = None,
     k: int = 10,
     device: str = "auto",
-    num_threads: int | None = None,
+    threads: int | None = None,
     quiet: bool = False,
 ) -> Evaluation:
     """Scores a run on labelled images, beside raw pixels and a random encoder; see `contrast eval --help`."""
@@ -109,23 +111,16 @@ def evaluate(
         num_train=_count("num_train", num_train),
         k=k,
         device=device,
-        num_threads=num_threads,
+        num_threads=threads,
         quiet=quiet,
     )
 
 
-def fetch_cifar10(*, out: str | Path) -> Fetched:
-    """Fetches CIFAR-10 into a folder and checks it; see `contrast data cifar10 --help`."""
-    from contrast.real_data import fetch_cifar10 as fetch
-
-    return fetch(Path(out))
-
-
-def write_report(*, run: str | Path, out: str | Path, sheet: str | Path | None = None) -> Path:
+def report(*, run: str | Path, out: str | Path, sheet: str | Path | None = None) -> Path:
     """Writes one self-contained HTML page about a run; see `contrast report --help`."""
-    from contrast.report import write_report as write
+    from contrast.page import write_report
 
-    return write(Path(run), Path(out), sheet=None if sheet is None else Path(sheet))
+    return write_report(Path(run), Path(out), sheet=None if sheet is None else Path(sheet))
 
 
 def _count(name: str, value: int | str | None) -> int | None:

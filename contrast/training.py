@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from contrast.augment import augment, draw_augmentation
+from contrast.batches import MEMORY_BYTES, NUM_WORKERS, GroupBatches
 from contrast.checkpoint import (
     CHECKPOINT_NAME,
     check_checkpoint_config,
@@ -31,7 +32,6 @@ from contrast.checkpoint import (
     save_checkpoint,
 )
 from contrast.config import TrainConfig
-from contrast.data import MEMORY_BYTES, NUM_WORKERS, GroupBatches
 from contrast.distributed import Place, process_group
 from contrast.encoders import Encoder, ProjectionHead, build_encoder, count_parameters, to_encoder_layout
 from contrast.losses import multi_positive_loss

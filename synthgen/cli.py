@@ -94,9 +94,9 @@ def render(dry_run: bool, quiet: bool, **options: Any) -> None:
 
 def _dry_run(config: Any) -> Iterable[tuple[str, str]]:
     from shards.folder import check_folder
+    from synthgen.adapters.architecture import PUBLISHED_CONFIGS
+    from synthgen.adapters.weight_files import default_folder, find_weights, published_address
     from synthgen.estimate import estimate_render
-    from synthgen.generators.architecture import PUBLISHED_CONFIGS
-    from synthgen.generators.weight_files import default_folder, find_weights, published_address
     from synthgen.job import check_disk, prepare_job, survey_folder
 
     check_folder(config.out)
@@ -122,9 +122,9 @@ def _dry_run(config: Any) -> Iterable[tuple[str, str]]:
 @click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
 def generators(as_json: bool) -> None:
     """List the known generators, and whether their weights are here."""
-    from synthgen.generators import list_generators
+    from synthgen.adapters import generators
 
-    rows = list_generators()
+    rows = generators()
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +13,8 @@ from shards.codec import encode_image
 from synthgen.job import (
     FolderState,
     RenderJob,
-    config_from_options,
     estimate_group_bytes,
     free_bytes,
-    prepare_job,
-    survey_folder,
 )
 from synthgen.plan import ShardPlan, draw_groups, plan_blocks
 
@@ -45,16 +40,6 @@ class Estimate:
     """About; from the block that was rendered."""
     free_bytes: int
     """Left on the disk of the folder."""
-
-
-def dry_run(*, n: int | str, out: str | Path, **options: Any) -> Estimate:
-    """`synthgen render --dry-run` from Python: what `synthgen.render` with the same arguments would take.
-
-    Raises:
-        ValueError: the request cannot work as it stands.
-    """
-    job = prepare_job(config_from_options(n=n, out=out, options=options))
-    return estimate_render(job, survey_folder(job))
 
 
 def estimate_render(job: RenderJob, state: FolderState) -> Estimate:

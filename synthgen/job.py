@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from shards.canonical import first_difference
 from shards.codec import default_subsampling
@@ -23,14 +23,15 @@ from shards.manifest import (
     load_manifest,
 )
 from shards.writer import completed_shards, lock_dataset, scan_markers
-from synthgen.generators import DEFAULT_GENERATOR, check_truncation, generator_info, load_generator
+from synthgen.adapters import DEFAULT_GENERATOR, check_truncation, generator_info, load_generator
 from synthgen.plan import ShardPlan, parse_classes, plan_shards
 from synthgen.views import make_policy
 
 if TYPE_CHECKING:
     import torch
 
-    from synthgen.generators.protocol import Generator
+    from synthgen.adapters.protocol import Generator
+    from synthgen.estimate import Estimate
 
 DEFAULT_SHARD_SIZE = 1000
 
@@ -265,13 +266,35 @@ def render_dataset(config: RenderConfig, *, quiet: bool = False) -> Manifest:
         return run_local(job, state, quiet=quiet)
 
 
-def render(*, n: int | str, out: str | Path, quiet: bool = False, **options: Any) -> Manifest:
+@overload
+def render(
+    *, n: int | str, out: str | Path, dry_run: Literal[False] = False, quiet: bool = False, **options: Any
+) -> Manifest: ...
+
+
+@overload
+def render(
+    *, n: int | str, out: str | Path, dry_run: Literal[True], quiet: bool = False, **options: Any
+) -> Estimate: ...
+
+
+def render(
+    *, n: int | str, out: str | Path, dry_run: bool = False, quiet: bool = False, **options: Any
+) -> Manifest | Estimate:
     """`synthgen render` from Python: the options are RenderConfig's fields; n may be text such as "4k".
+
+    With dry_run nothing is written, and what it would take is given.
 
     Raises:
         ValueError: the request cannot work as it stands; nothing was rendered.
     """
-    return render_dataset(config_from_options(n=n, out=out, options=options), quiet=quiet)
+    config = config_from_options(n=n, out=out, options=options)
+    if not dry_run:
+        return render_dataset(config, quiet=quiet)
+    from synthgen.estimate import estimate_render
+
+    job = prepare_job(config)
+    return estimate_render(job, survey_folder(job))
 
 
 def config_from_options(*, n: int | str, out: str | Path, options: Mapping[str, Any]) -> RenderConfig:

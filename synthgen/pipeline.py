@@ -31,6 +31,7 @@ import torch
 from shards.codec import encode_image
 from shards.manifest import Recipe, RenderSettings
 from shards.writer import ShardWriter
+from synthgen.adapters.protocol import Generator
 from synthgen.devices import (
     count_encode_threads,
     count_forward_threads,
@@ -38,7 +39,6 @@ from synthgen.devices import (
     reproducible_arithmetic,
     set_forward_threads,
 )
-from synthgen.generators.protocol import Generator
 from synthgen.plan import BlockPlan, Draws, ShardPlan, draw_groups, plan_blocks
 
 STAGES = ("draw", "generate", "encode", "write")

@@ -39,6 +39,10 @@ from torch import Tensor, nn
 from shards.console import Count, format_bytes
 from shards.markers import scan_markers
 from shards.writer import lock_dataset
+from synthgen.adapters import generator_info
+from synthgen.adapters.architecture import PUBLISHED_CONFIGS, count_flops
+from synthgen.adapters.folded_biggan import remove_spectral_norms
+from synthgen.adapters.weight_files import find_weights, require_weights
 from synthgen.devices import (
     choose_device,
     count_encode_threads,
@@ -46,10 +50,6 @@ from synthgen.devices import (
     reproducible_arithmetic,
     set_forward_threads,
 )
-from synthgen.generators import generator_info
-from synthgen.generators.architecture import PUBLISHED_CONFIGS, count_flops
-from synthgen.generators.folded_biggan import remove_spectral_norms
-from synthgen.generators.weight_files import find_weights, require_weights
 from synthgen.job import RenderConfig, RenderJob, prepare_job, survey_folder
 from synthgen.plan import draw_groups
 from synthgen.runners.local import run_local

@@ -36,7 +36,7 @@ def say(text: str) -> None:
 def fetch_photographs(folder: Path) -> bool:
     """True when CIFAR-10 is in the folder, checked; False, with the reason shown, when it cannot be had."""
     try:
-        source = contrast.fetch_cifar10(out=folder).source
+        source = contrast.data.cifar10(out=folder).source
     except ValueError as error:  # damage in what is there already is for the user to see
         click.echo(f"{error}\nno photographs: scoring on held-out generated images instead", err=True)
         return False
@@ -105,8 +105,8 @@ def demo(
         data = {"data": str(dataset)}  # the groups learnt from are the labelled images, all of them
         if real:
             data = {"data": "cifar10", "data_root": photographs, "num_train": num_train}
-        results.append(contrast.evaluate(run=run, **data))
-    report = contrast.write_report(run=out / "seed0", out=out / "report.html", sheet=sheet)
+        results.append(contrast.eval(run=run, **data))
+    report = contrast.report(run=out / "seed0", out=out / "report.html", sheet=sheet)
 
     scores = {
         f"{kind}_{row}": round(statistics.mean(getattr(result.scores[row], kind) for result in results), 2)

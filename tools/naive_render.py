@@ -22,8 +22,8 @@ import torch
 from pytorch_pretrained_biggan import BigGAN, save_as_images, truncated_noise_sample
 from torch import nn
 
-from synthgen.generators.biggan import load_network
-from synthgen.generators.weight_files import require_weights
+from synthgen.adapters.biggan import load_network
+from synthgen.adapters.weight_files import require_weights
 
 NAIVE_BATCH = 32
 

@@ -8,7 +8,7 @@ costs nothing.
     contrast data cifar10 --out datasets/cifar10
     python tools/train_builtin.py --data datasets/cifar10 --out runs/builtin            # until --steps
     python tools/train_builtin.py --data datasets/cifar10 --out runs/builtin --minutes 9   # a slot; run again to go on
-    python tools/train_builtin.py --data datasets/cifar10 --out runs/builtin --export synthgen/generators/weights
+    python tools/train_builtin.py --data datasets/cifar10 --out runs/builtin --export synthgen/adapters/weights
 
 State is written every minute and at the end of a slot; the same command goes on from it. Only training images are read.
 """

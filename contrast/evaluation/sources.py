@@ -18,8 +18,8 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image, UnidentifiedImageError
 
+from contrast.data import default_folder, load_cifar10
 from contrast.images import LabelledImages, rank_within_class
-from contrast.real_data import default_folder, load_cifar10
 from contrast.run_folder import TrainedOn, hash_anchors
 from shards.console import DamageError
 from shards.dataset import GroupDataset

@@ -134,26 +134,18 @@ def test_from_groups_to_a_page(groups: Path, tmp_path: Path) -> None:
     assert (tmp_path / "pages" / "report.html").exists()
 
 
-def test_every_command_is_a_function_that_the_module_names() -> None:
-    import contrast.cli
-
-    lines = [line.split() for line in (contrast.cli.__doc__ or "").splitlines() if "contrast." in line]
-    assert sorted(line[-1].removeprefix("contrast.") for line in lines) == sorted(contrast.__all__)
-    assert [line[0] for line in lines] == list(main.commands)
-
-
 def test_counts_from_python_may_be_text(groups: Path, tmp_path: Path) -> None:
     sizes = {"shards": groups, "out": tmp_path / "run", "device": "cpu", "quiet": True}
     summary = contrast.train(**sizes, n="0.064k", samples="64", batch_size="32")
     assert summary.steps == 2
-    evaluation = contrast.evaluate(run=tmp_path / "run", data=str(groups), num_train="0.04k", device="cpu", quiet=True)
+    evaluation = contrast.eval(run=tmp_path / "run", data=str(groups), num_train="0.04k", device="cpu", quiet=True)
     assert evaluation.num_train == 40
     with pytest.raises(ValueError, match="n: '2q' is not a count: write a whole number above 0"):
         contrast.train(**sizes, n="2q", steps=1)
     with pytest.raises(ValueError, match="steps: '0' is out of range"):
         contrast.train(**sizes, steps=0)
     with pytest.raises(ValueError, match=r"num_train: '1\.5' is not a whole number"):
-        contrast.evaluate(run=tmp_path / "run", data=str(groups), num_train=1.5, device="cpu")  # type: ignore[arg-type]
+        contrast.eval(run=tmp_path / "run", data=str(groups), num_train=1.5, device="cpu")  # type: ignore[arg-type]
 
 
 def test_the_same_from_python(groups: Path, tmp_path: Path) -> None:
@@ -161,7 +153,7 @@ def test_the_same_from_python(groups: Path, tmp_path: Path) -> None:
         shards=groups, out=tmp_path / "run", n=48, steps=2, batch_size=16, objective="supcon", device="cpu", quiet=True
     )
     assert summary.steps == 2
-    evaluation = contrast.evaluate(run=tmp_path / "run", data=str(groups), device="cpu", quiet=True)
+    evaluation = contrast.eval(run=tmp_path / "run", data=str(groups), device="cpu", quiet=True)
     assert set(evaluation.scores) == {"pixels", "random", "trained"}
-    page = contrast.write_report(run=tmp_path / "run", out=tmp_path / "report.html")
+    page = contrast.report(run=tmp_path / "run", out=tmp_path / "report.html")
     assert page.read_text().startswith("<!doctype html>")

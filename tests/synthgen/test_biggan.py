@@ -15,11 +15,11 @@ from pytorch_pretrained_biggan.model import BigGANBatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from synthgen import load_generator
+from synthgen.adapters.architecture import PUBLISHED_CONFIGS, check_config, count_flops, count_parameters
+from synthgen.adapters.biggan import default_class_names
+from synthgen.adapters.folded_biggan import FoldedBigGAN, truncation_statistics
+from synthgen.adapters.pixels import to_pixels
 from synthgen.devices import choose_device, choose_dtype
-from synthgen.generators.architecture import PUBLISHED_CONFIGS, check_config, count_flops, count_parameters
-from synthgen.generators.biggan import default_class_names
-from synthgen.generators.folded_biggan import FoldedBigGAN, truncation_statistics
-from synthgen.generators.pixels import to_pixels
 
 CPU = torch.device("cpu")
 LATENTS = torch.from_numpy(np.random.default_rng(0).normal(size=(20, 16)).astype(np.float32))

@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 import synthgen
+from synthgen.adapters import weight_files
 from synthgen.cli import _SECTIONS, main, render
-from synthgen.generators import weight_files
 from synthgen.job import RenderConfig
 
 RENDER_OPTIONS = [
@@ -130,7 +130,7 @@ def test_dry_run_fetches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_generators_as_table_and_as_json() -> None:
     rows = json.loads(CliRunner().invoke(main, ["generators", "--json"]).stdout)
-    assert rows == synthgen.list_generators()
+    assert rows == synthgen.generators()
     table = CliRunner().invoke(main, ["generators"]).stdout
     for row in rows:
         assert re.search(rf"^{row['name']} +{row['image_size']} ", table, re.MULTILINE)

@@ -58,11 +58,11 @@ def test_a_dry_run_from_python_says_what_is_missing_and_writes_nothing(tiny_weig
     import synthgen
 
     settings = {"weights": tiny_weights, "device": "cpu", "dtype": "float32", "batch_size": 10, "shard_size": 20}
-    estimate = synthgen.dry_run(n="60", out=tmp_path / "d", **settings)
+    estimate = synthgen.render(n="60", out=tmp_path / "d", **settings, dry_run=True)
     assert (estimate.num_groups, estimate.missing_groups, estimate.missing_shards) == (60, 60, 3)
     assert estimate.seconds > 0 and estimate.missing_bytes > 0
     assert not (tmp_path / "d").exists()
     synthgen.render(n=20, out=tmp_path / "d", quiet=True, **settings)
-    assert synthgen.dry_run(n="60", out=tmp_path / "d", **settings).missing_groups == 40
+    assert synthgen.render(n="60", out=tmp_path / "d", **settings, dry_run=True).missing_groups == 40
     with pytest.raises(ValueError, match="no option 'stdd'"):
-        synthgen.dry_run(n=1, out=tmp_path / "d", stdd=1)
+        synthgen.render(n=1, out=tmp_path / "d", stdd=1, dry_run=True)

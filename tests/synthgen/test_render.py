@@ -193,7 +193,7 @@ class Stripes:
         return (latents / 2).clamp(-1, 1)[:, None, None, :].expand(-1, 3, 8, 8)
 
     def render(self, latents: torch.Tensor, labels: torch.Tensor, *, size: int | None = None) -> torch.Tensor:
-        from synthgen.generators.pixels import to_pixels
+        from synthgen.adapters.pixels import to_pixels
 
         assert not labels.any() and len(latents) == 20, "every pass has the fixed batch"
         self.passes += 1

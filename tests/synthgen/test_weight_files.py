@@ -12,9 +12,9 @@ import torch
 from pytorch_pretrained_biggan import BigGAN
 from safetensors.torch import load_file, save_file
 
-from synthgen import list_generators, load_generator
-from synthgen.generators import weight_files
-from synthgen.generators.architecture import PUBLISHED_CONFIGS
+from synthgen import generators, load_generator
+from synthgen.adapters import weight_files
+from synthgen.adapters.architecture import PUBLISHED_CONFIGS
 
 LATENTS = torch.linspace(-1.5, 1.5, 5 * 16).reshape(5, 16)
 LABELS = torch.arange(5)
@@ -181,10 +181,10 @@ def test_wrong_configurations_are_refused(copied_weights: Path, change: object, 
 
 def test_the_table_says_whether_weights_are_here(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weight_files, "default_folder", lambda name: tiny_weights)
-    rows = {row["name"]: row for row in list_generators()}
+    rows = {row["name"]: row for row in generators()}
     assert list(rows) == ["biggan-deep-32", "biggan-deep-128", "biggan-deep-256", "biggan-deep-512"]
     assert rows["biggan-deep-32"]["weights"] == str(tiny_weights / "biggan-deep-32.safetensors")
     assert rows["biggan-deep-32"]["classes"] == 10
     assert rows["biggan-deep-512"]["weights"] is None and rows["biggan-deep-512"]["parameters"] == 56_163_905
     monkeypatch.setattr(weight_files, "default_folder", lambda name: tiny_weights / "nowhere")
-    assert list_generators()[0]["parameters"] is None
+    assert generators()[0]["parameters"] is None

@@ -46,6 +46,6 @@ def test_no_source_of_photographs_is_a_line_and_not_an_end(tmp_path, monkeypatch
     def refuse(*, out) -> None:
         raise ValueError("neither source can be reached")
 
-    monkeypatch.setattr(demo.contrast, "fetch_cifar10", refuse)
+    monkeypatch.setattr(demo.contrast.data, "cifar10", refuse)
     assert demo.fetch_photographs(tmp_path) is False
     assert "neither source can be reached" in capsys.readouterr().err

@@ -37,7 +37,7 @@ def write_report(run: Path, out: Path, *, sheet: Path | None = None) -> Path:
 
     record = read_run(run)
     metrics = _read_figures(run)
-    template = resources.files("contrast").joinpath("report.html").read_text(encoding="utf-8")
+    template = resources.files("contrast").joinpath("page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(template).render(
         title=f"{run.name}: {record.config.objective} on {format_count(record.trained_on.num_groups)} groups",

@@ -15,13 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from synthgen.generators.folded_biggan import FoldedBigGAN, remove_spectral_norms
-from synthgen.generators.pixels import to_pixels
-from synthgen.generators.weight_files import WeightFiles
+from synthgen.adapters.folded_biggan import FoldedBigGAN, remove_spectral_norms
+from synthgen.adapters.pixels import to_pixels
+from synthgen.adapters.weight_files import WeightFiles
 
 
 class BigGANGenerator:
-    """A BigGAN-deep at one truncation; see `synthgen.generators.protocol.Generator`."""
+    """A BigGAN-deep at one truncation; see `synthgen.adapters.protocol.Generator`."""
 
     def __init__(self, name: str, network: FoldedBigGAN, files: WeightFiles, *, weights_sha256: str) -> None:
         self.name = name

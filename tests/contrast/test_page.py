@@ -13,7 +13,7 @@ from PIL import Image
 
 from contrast.config import TrainConfig
 from contrast.evaluation.scoring import evaluate_run
-from contrast.report import write_report
+from contrast.page import write_report
 from contrast.training import RunOptions, train_encoder
 from shards.console import DamageError
 

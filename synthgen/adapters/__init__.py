@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthgen.generators.architecture import PUBLISHED_CONFIGS, count_flops, count_parameters
-from synthgen.generators.weight_files import find_weights, require_weights
+from synthgen.adapters.architecture import PUBLISHED_CONFIGS, count_flops, count_parameters
+from synthgen.adapters.weight_files import find_weights, require_weights
 
 if TYPE_CHECKING:
     import torch
 
-    from synthgen.generators.biggan import BigGANGenerator
+    from synthgen.adapters.biggan import BigGANGenerator
 
 DEFAULT_GENERATOR = "biggan-deep-32"
 
@@ -66,7 +66,7 @@ def load_generator(
     device: str | torch.device = "auto",
     dtype: str = "auto",
 ) -> BigGANGenerator:
-    """A generator that follows `synthgen.generators.protocol.Generator`, on the device, ready to render.
+    """A generator that follows `synthgen.adapters.protocol.Generator`, on the device, ready to render.
 
     Args:
         weights: folder or file; None for the built-in weights, or the published ones (fetched once).
@@ -81,8 +81,8 @@ def load_generator(
     check_truncation(truncation)
     import torch
 
+    from synthgen.adapters.biggan import load_biggan
     from synthgen.devices import choose_device, choose_dtype
-    from synthgen.generators.biggan import load_biggan
 
     place = choose_device(str(device))
     files = require_weights(name, Path(weights) if weights is not None else None)
@@ -96,7 +96,7 @@ def check_truncation(truncation: float) -> None:
         raise ValueError(f"truncation {truncation}: give a number above 0 and at most 1")
 
 
-def list_generators() -> list[dict[str, Any]]:
+def generators() -> list[dict[str, Any]]:
     """The table of generators with what is known on this machine; reads no weights and needs no torch.
 
     Fields: name, image_size, classes, parameters, flops_per_image, learned_from, weights (path or None). Where neither

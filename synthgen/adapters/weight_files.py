@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-from synthgen.generators.architecture import PUBLISHED_CONFIGS, check_config
+from synthgen.adapters.architecture import PUBLISHED_CONFIGS, check_config
 
 PACKAGE_FOLDER = Path(__file__).parent / "weights"
 

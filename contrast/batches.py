@@ -1,0 +1,161 @@
+"""Batches of groups for one rank, in an order that depends on (seed, epoch) alone, decoded ahead of the step.
+
+Step s of a run takes the same groups whether the run was interrupted or not, and together the ranks take every group
+of an epoch at most once (the incomplete batch at its end is dropped). Decoded images stay in memory where they fit a
+budget.
+
+    batches = GroupBatches(dataset, batch_size=256, seed=0)
+    for batch in batches.steps(first, last):
+        batch.images                      # uint8 [256, K, H, W, 3]
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+from numpy import ndarray
+
+MEMORY_BYTES = 2 * 10**9
+NUM_WORKERS = 2
+PREFETCHED_STEPS = 4
+
+
+class GroupSource(Protocol):
+    """What a dataset has to offer; `shards.dataset.GroupDataset` does."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def num_images(self) -> int: ...
+
+    @property
+    def image_size(self) -> int: ...
+
+    def batch(self, indices: Sequence[int] | ndarray) -> tuple[ndarray, ndarray]:
+        """uint8 [B, K, H, W, 3] and int64 [B] labels; may be called from several threads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupBatch:
+    """This rank's share of one global batch."""
+
+    step: int
+    indices: ndarray
+    """int64 [b], the groups' indices in the dataset."""
+    labels: ndarray
+    """int64 [b], class ids; -1 where there are none."""
+    images: ndarray
+    """uint8 [b, K, H, W, 3]; the anchor first, then the views."""
+
+
+def draw_order(num_groups: int, *, seed: int, epoch: int) -> ndarray:
+    """A permutation of 0 … num_groups - 1, int64, a function of the arguments alone and of no library's version."""
+    key = np.frombuffer(hashlib.sha256(f"order/{seed}/{epoch}".encode()).digest()[:16], dtype="<u8")
+    words = np.random.Philox(key=key).random_raw(num_groups)
+    return np.argsort(words, kind="stable")
+
+
+def count_steps_per_epoch(num_groups: int, batch_size: int) -> int:
+    """Whole batches in one pass over the groups; what is left over is not seen in that pass.
+
+    Raises:
+        ValueError: there is not even one.
+    """
+    if batch_size > num_groups:
+        raise ValueError(
+            f"batch size {batch_size} is larger than the {num_groups} groups: "
+            f"use --batch-size {num_groups} or less, or more groups"
+        )
+    return num_groups // batch_size
+
+
+class GroupBatches:
+    """The batches of a run, by step number.
+
+    Args:
+        batch_size: groups of the global batch; a multiple of the number of ranks.
+        memory_bytes: decoded images are kept, each after its first use, when all of them fit this.
+        num_workers: decoding threads.
+
+    Raises:
+        ValueError: the batch is larger than the dataset or does not divide among the ranks.
+    """
+
+    def __init__(
+        self,
+        dataset: GroupSource,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = NUM_WORKERS,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> None:
+        if batch_size % world_size:
+            raise ValueError(f"batch size {batch_size} does not divide among {world_size} processes: use a multiple")
+        self.steps_per_epoch = count_steps_per_epoch(len(dataset), batch_size)
+        self._dataset = dataset
+        self._batch_size = batch_size
+        self._share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+        self._num_workers = num_workers
+        self._order = lru_cache(maxsize=2)(lambda epoch: draw_order(len(dataset), seed=seed, epoch=epoch))
+        shape = (len(dataset), dataset.num_images, dataset.image_size, dataset.image_size, 3)
+        self._memory = _GroupMemory(shape) if int(np.prod(shape)) <= memory_bytes else None
+
+    def indices(self, step: int) -> ndarray:
+        """The groups of this rank at a step, int64 [batch_size / world_size]."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        first = position * self._batch_size
+        return self._order(epoch)[first : first + self._batch_size][self._share]
+
+    def load(self, step: int) -> GroupBatch:
+        """The batch of a step, decoded or from memory."""
+        indices = self.indices(step)
+        if self._memory is None:
+            images, labels = self._dataset.batch(indices)
+        else:
+            images, labels = self._memory.fetch(indices, self._dataset)
+        return GroupBatch(step=step, indices=indices, labels=labels, images=images)
+
+    def steps(self, first: int, last: int) -> Generator[GroupBatch, None, None]:
+        """Batches of the steps first … last - 1, in order, loaded ahead in background threads."""
+        pending: deque[Future[GroupBatch]] = deque()
+        pool = ThreadPoolExecutor(self._num_workers, thread_name_prefix="decode")
+        try:
+            upcoming = iter(range(first, last))
+            for step in upcoming:
+                pending.append(pool.submit(self.load, step))
+                if len(pending) >= PREFETCHED_STEPS:
+                    break
+            while pending:
+                batch = pending.popleft().result()
+                step_ahead = next(upcoming, None)
+                if step_ahead is not None:
+                    pending.append(pool.submit(self.load, step_ahead))
+                yield batch
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _GroupMemory:
+    """Decoded groups, filled as they are first asked for. Two threads may decode one group: they write equal bytes."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._images = np.empty(shape, dtype=np.uint8)
+        self._labels = np.empty(shape[0], dtype=np.int64)
+        self._filled = np.zeros(shape[0], dtype=bool)
+
+    def fetch(self, indices: ndarray, dataset: GroupSource) -> tuple[ndarray, ndarray]:
+        missing = indices[~self._filled[indices]]
+        if len(missing):
+            self._images[missing], self._labels[missing] = dataset.batch(missing)
+            self._filled[missing] = True  # last, so that no other thread reads a half-written group
+        return self._images[indices], self._labels[indices]

@@ -1,0 +1,110 @@
+"""Which groups a step sees: every one once an epoch, whatever the processes and interruptions."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contrast.batches import GroupBatches, draw_order
+from shards.dataset import GroupDataset
+
+
+def test_order_is_a_permutation_pinned_across_versions() -> None:
+    order = draw_order(1000, seed=3, epoch=2)
+    assert np.array_equal(np.sort(order), np.arange(1000))
+    digest = hashlib.sha256(order.astype("<i8").tobytes()).hexdigest()
+    assert digest[:16] == "d9992f14596757af"
+    assert not np.array_equal(order, draw_order(1000, seed=3, epoch=3))
+    assert not np.array_equal(order, draw_order(1000, seed=4, epoch=2))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_every_group_at_most_once_per_epoch_and_the_same_ones_for_any_number_of_processes(
+    groups: Path, world_size: int
+) -> None:
+    dataset = GroupDataset(groups)
+    ranks = [
+        GroupBatches(dataset, batch_size=20, seed=0, rank=rank, world_size=world_size) for rank in range(world_size)
+    ]
+    alone = GroupBatches(dataset, batch_size=20, seed=0)
+    assert alone.steps_per_epoch == 4  # 96 // 20
+    for step in range(9):
+        together = np.concatenate([batches.indices(step) for batches in ranks])
+        assert np.array_equal(together, alone.indices(step))
+    epochs = [np.concatenate([alone.indices(4 * epoch + i) for i in range(4)]) for epoch in range(2)]
+    for epoch in epochs:
+        assert len(np.unique(epoch)) == 80
+    assert not np.array_equal(*epochs)
+
+
+def test_going_on_in_mid_epoch_gives_the_same_batches(groups: Path) -> None:
+    dataset = GroupDataset(groups)
+    whole = list(GroupBatches(dataset, batch_size=20, seed=1).steps(0, 11))
+    resumed = list(GroupBatches(dataset, batch_size=20, seed=1).steps(6, 11))
+    assert [batch.step for batch in whole] == list(range(11))
+    for one, other in zip(whole[6:], resumed, strict=True):
+        assert one.step == other.step
+        assert np.array_equal(one.indices, other.indices)
+        assert np.array_equal(one.images, other.images)
+
+
+def test_images_and_labels_are_those_of_the_dataset(groups: Path) -> None:
+    dataset = GroupDataset(groups)
+    for memory_bytes in (0, 10**9):
+        batches = GroupBatches(dataset, batch_size=32, seed=0, memory_bytes=memory_bytes)
+        for batch in batches.steps(0, 7):  # the third pass reads what the first has kept
+            images, labels = dataset.batch(batch.indices)
+            assert np.array_equal(batch.images, images)
+            assert np.array_equal(batch.labels, labels)
+
+
+def test_decoded_images_are_kept_where_they_fit(groups: Path) -> None:
+    class Counting:
+        def __init__(self) -> None:
+            self.dataset, self.num_decoded = GroupDataset(groups), 0
+            self.num_images, self.image_size = self.dataset.num_images, self.dataset.image_size
+
+        def __len__(self) -> int:
+            return len(self.dataset)
+
+        def batch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            self.num_decoded += len(indices)
+            return self.dataset.batch(indices)
+
+    kept, dropped = Counting(), Counting()
+    for source, memory_bytes in ((kept, 10**9), (dropped, 1000)):
+        batches = GroupBatches(source, batch_size=32, seed=0, num_workers=1, memory_bytes=memory_bytes)
+        assert len(list(batches.steps(0, 9))) == 9
+    assert kept.num_decoded == 96
+    assert dropped.num_decoded == 9 * 32
+
+
+def test_a_prefix_holds_its_own_groups_alone(groups: Path) -> None:
+    batches = GroupBatches(GroupDataset(groups, n=50), batch_size=25, seed=0)
+    seen = np.concatenate([batches.indices(step) for step in range(2)])
+    assert np.array_equal(np.sort(seen), np.arange(50))
+
+
+def test_a_batch_that_does_not_fit_is_refused(groups: Path) -> None:
+    dataset = GroupDataset(groups)
+    with pytest.raises(ValueError, match="batch size 97 is larger than the 96 groups: use --batch-size 96 or less"):
+        GroupBatches(dataset, batch_size=97, seed=0)
+    with pytest.raises(ValueError, match="does not divide among 3 processes"):
+        GroupBatches(dataset, batch_size=20, seed=0, world_size=3)
+
+
+def test_damage_reaches_the_loop_that_waits_for_it(groups: Path) -> None:
+    class Broken:
+        num_images, image_size = 2, 16
+
+        def __len__(self) -> int:
+            return 96
+
+        def batch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            raise OSError("disk gone")
+
+    with pytest.raises(OSError, match="disk gone"):
+        list(GroupBatches(Broken(), batch_size=8, seed=0).steps(0, 3))
