@@ -8,6 +8,7 @@ import builtin_networks as networks
 import pytest
 import torch
 import torch.nn.functional as F
+from discriminator import TRUNKS, Discriminator, augment_differentiably, mean_kernel
 from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from torch import nn
 
@@ -91,7 +92,7 @@ def test_recorded_statistics_are_those_of_all_batches(generator: networks.Traina
 def test_differentiable_augmentation_shifts_and_cuts() -> None:
     torch.manual_seed(0)
     images = torch.rand(16, 3, 32, 32) + 0.5
-    found = networks.augment_differentiably(images)
+    found = augment_differentiably(images)
     for image, changed in zip(images, found, strict=True):
         padded = F.pad(image, (4, 4, 4, 4))
         kept = changed != 0
@@ -114,7 +115,7 @@ def test_differentiable_augmentation_passes_gradients_on() -> None:
 
     def augmented(x: torch.Tensor) -> torch.Tensor:
         torch.manual_seed(3)
-        return networks.augment_differentiably(x)[:, :1, ::8, ::8]
+        return augment_differentiably(x)[:, :1, ::8, ::8]
 
     assert torch.autograd.gradcheck(augmented, (images,), fast_mode=True)
 
@@ -134,14 +135,14 @@ def test_the_mean_kernel_is_convolution_and_mean(kernel_size: int) -> None:
     maps, weight = torch.randn(2, 3, 8, 8).double(), torch.randn(5, 3, kernel_size, kernel_size).double()
     padding = kernel_size // 2
     expected = F.avg_pool2d(F.conv2d(maps, weight, padding=padding), 2)
-    found = F.conv2d(maps, networks.mean_kernel(weight), stride=2, padding=padding)
+    found = F.conv2d(maps, mean_kernel(weight), stride=2, padding=padding)
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("trunk", networks.TRUNKS)
+@pytest.mark.parametrize("trunk", TRUNKS)
 def test_the_discriminator_judges_under_a_label(trunk: str) -> None:
     torch.manual_seed(0)
-    discriminator = networks.Discriminator(trunk=trunk, width=8, num_classes=10)
+    discriminator = Discriminator(trunk=trunk, width=8, num_classes=10)
     discriminator.spectral.normalise()
     images = torch.randn(4, 3, 32, 32)
     verdict, classes = discriminator(images, torch.tensor([0, 1, 2, 3]))

@@ -9,6 +9,7 @@ import pytest
 import torch
 import train_builtin
 from click.testing import CliRunner
+from game import Game, TrainingConfig
 
 from synthgen import load_generator
 
@@ -40,14 +41,18 @@ def test_slots_go_on_from_each_other_and_the_package_loads_the_export(data, tmp_
     assert state["step"] == 3
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 3 and np.isfinite(rows[-1]["loss_d"] + rows[-1]["loss_g"])
+    assert rows[-1]["images_per_second"] > 0 and 0 <= rows[-1]["label_agreement"] <= 1
     assert (out / "samples-000003.png").exists()
 
     other = run(data, out, "--steps", "4")
     assert other.exit_code == 2
     assert "other settings" in other.stderr
 
+    assert "the same command goes on" in first.stderr and not weights.exists()
     exported = run(data, out, "--steps", "3", "--export", str(weights), "--samples-per-row", "10")
     assert exported.exit_code == 0, exported.output
+    again = torch.load(out / "state.pt", weights_only=True)
+    assert all(torch.equal(again["average"][name], tensor) for name, tensor in state["average"].items())
     generator = load_generator("biggan-deep-32", weights=weights, truncation=0.5, device="cpu", dtype="float32")
     assert generator.class_names[3] == "cat"
     pixels = generator.render(torch.randn(10, 128) * 0.5, torch.arange(10))
@@ -60,9 +65,7 @@ def test_slots_go_on_from_each_other_and_the_package_loads_the_export(data, tmp_
 def test_the_average_follows_the_generator(data) -> None:
     settings = {**train_builtin.PRESETS["cpu"], "batch_size": 4, "steps": 100}
     images = torch.from_numpy(np.load(data / "train-images.npy"))
-    game = train_builtin.Game(
-        train_builtin.TrainingConfig(**settings), images, torch.arange(40) % 10, torch.device("cpu")
-    )
+    game = Game(TrainingConfig(**settings), images, torch.arange(40) % 10, torch.device("cpu"))
     before = [parameter.clone() for parameter in game.average.parameters()]
     game.schedule()
     game.update()
@@ -78,10 +81,8 @@ def test_the_average_follows_the_generator(data) -> None:
 
 def test_the_learning_rate_falls_to_zero_at_the_end(data) -> None:
     settings = {**train_builtin.PRESETS["cpu"], "batch_size": 4, "steps": 10, "decay_from": 0.5}
-    config = train_builtin.TrainingConfig(**settings)
-    game = train_builtin.Game(
-        config, torch.zeros(4, 32, 32, 3, dtype=torch.uint8), torch.zeros(4).long(), torch.device("cpu")
-    )
+    config = TrainingConfig(**settings)
+    game = Game(config, torch.zeros(4, 32, 32, 3, dtype=torch.uint8), torch.zeros(4).long(), torch.device("cpu"))
     rates = []
     for _ in range(10):
         game.schedule()
