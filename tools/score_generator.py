@@ -85,6 +85,7 @@ def rows(
     weights: Path | None,
     data: Path,
     num: int,
+    num_real: int,
     read: Callable[[Tensor], np.ndarray],
     features: str,
     truncations: tuple[float, ...],
@@ -92,7 +93,7 @@ def rows(
 ) -> Iterator[dict[str, object]]:
     """One row for the real test images, one per truncation; `read` gives the features that `features` names."""
     classifier = load_classifier(WEIGHTS, device)
-    train = spread(torch.from_numpy(np.load(data / "train-images.npy")), num)
+    train = spread(torch.from_numpy(np.load(data / "train-images.npy")), num_real)
     test = spread(torch.from_numpy(np.load(data / "test-images.npy")), min(num, 10_000))
     truth = spread(torch.from_numpy(np.load(data / "test-labels.npy")).long(), min(num, 10_000))
     real = read(train)
@@ -122,7 +123,8 @@ main = Program()
 @click.option("--generator", default="biggan-deep-32", show_default=True)
 @click.option("--weights", type=click.Path(path_type=Path), help="As in synthgen render.")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of `contrast data cifar10`.")
-@click.option("--num", type=Count(), default="10k", show_default=True, help="Images on either side.")
+@click.option("--num", type=Count(), default="10k", show_default=True, help="Generated images, and test images.")
+@click.option("--num-real", type=Count(), help="Real training images that they are compared with.  [default: as many]")
 @click.option("--features", type=click.Choice(["classifier", "inception"]), default="classifier", show_default=True)
 @click.option("--truncation", multiple=True, type=float, default=(1.0,), show_default=True, help="May be repeated.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
@@ -141,6 +143,7 @@ def score(
     weights: Path | None,
     data: Path,
     num: int,
+    num_real: int | None,
     features: str,
     truncation: tuple[float, ...],
     device: str,
@@ -157,8 +160,9 @@ def score(
         title = f"{INCEPTION} in {precision}"
     else:
         read, title = partial(read_classifier, device=device), "classifier (tools/classifier.py)"
-    settings = {"weights": weights, "data": data, "num": num, "device": device, "read": read, "features": title}
-    for row in rows(generator, truncations=truncation, **settings):
+    counts = {"num": num, "num_real": min(num_real or num, 50_000)}
+    settings = {"weights": weights, "data": data, "device": device, "read": read, "features": title}
+    for row in rows(generator, truncations=truncation, **counts, **settings):
         if as_json:
             click.echo(json.dumps(row))
         else:
