@@ -12,13 +12,14 @@ data cifar10` is contrast.data.cifar10). torch is imported when the first of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contrast import data
 
 if TYPE_CHECKING:
-    from contrast.evaluation.scoring import Evaluation
+    from contrast.evaluation.results import Evaluation
     from contrast.training import TrainSummary
 
 __all__ = ["data", "eval", "report", "train"]
@@ -91,16 +92,28 @@ def train(
 def eval(
     *,
     run: str | Path,
-    data: str,
+    data: str | Path | Sequence[str | Path] = (),
     data_train: str | None = None,
     data_root: str | Path | None = None,
     num_train: int | str | None = None,
-    k: int = 10,
+    groups: str | Path | None = None,
+    scores: Sequence[str] | None = None,
+    k: int | Sequence[int] | None = None,
+    controls: bool = True,
     device: str = "auto",
     threads: int | None = None,
     quiet: bool = False,
 ) -> Evaluation:
-    """Scores a run on labelled images, beside raw pixels and a random encoder; see `contrast eval --help`."""
+    """Scores a run on labelled images, beside raw pixels and a random encoder; see `contrast eval --help`.
+
+    Args:
+        data: one source or several; the result has a test for each, in this order.
+        scores: names such as ("knn", "linear", "rankme"); knn and linear, and with groups all of theirs, when None.
+
+    Raises:
+        ValueError: something does not fit; the message says what to do.
+        DamageError: the checkpoint or an image is damaged.
+    """
     from contrast.evaluation.scoring import evaluate_run
 
     return evaluate_run(
@@ -109,7 +122,10 @@ def eval(
         data_train=data_train,
         data_root=data_root,
         num_train=_count("num_train", num_train),
+        groups=groups,
+        scores=scores,
         k=k,
+        controls=controls,
         device=device,
         num_threads=threads,
         quiet=quiet,

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from contrast.commands.lists import Counts, Names
 from shards.console import CommandGroup, Count, format_seconds
 
 FOLDER = click.Path(path_type=Path)
@@ -101,32 +102,47 @@ def train(as_json: bool, **options: Any) -> None:
         "contrast eval --run runs/demo --data photos/            # photos/[train|test]/CLASS/*.jpg",
         "contrast eval --run runs/demo --data STL10              # any torchvision dataset with a test part",
         "contrast eval --run runs/demo --data datasets/demo      # held-out groups of a rendered dataset",
+        "contrast eval --run runs/demo --data cifar10 --data photos/ --scores knn,logistic,fewshot,rankme --k 1,10",
+        "contrast eval --run runs/demo --groups datasets/demo    # LiDAR, alignment and uniformity",
     ),
 )
 @click.option("--run", required=True, type=FOLDER, help="Folder of contrast train --out.")
 @click.option(
-    "--data", required=True, help="cifar10, a torchvision dataset's name, an image folder, or a shards folder."
+    "--data",
+    multiple=True,
+    help="cifar10, a torchvision dataset's name, an image folder, or a shards folder. May be given several times.",
 )
 @click.option("--data-train", help="Another source for the labelled training images; matched by class name.")
 @click.option("--data-root", type=FOLDER, help="Where a named dataset lies.  [default: the user's cache]")
 @click.option("--num-train", type=Count(), help="So many training labels, classes balanced.  [default: all]")
-@click.option("--k", type=Count(), default="10", show_default=True, help="Neighbours of kNN.")
+@click.option("--groups", type=FOLDER, help="A dataset of shards for lidar, alignment and uniformity.")
+@click.option(
+    "--scores",
+    type=Names(),
+    help="Any of knn, linear, logistic, fewshot, rankme; with --groups lidar, alignment, uniformity.  "
+    "[default: knn,linear; with --groups all of its]",
+)
+@click.option("--k", type=Counts(), help="Neighbours of kNN, such as 1,10.  [default: 1,10,20,200]")
+@click.option(
+    "--controls/--no-controls", default=True, show_default=True, help="Also score raw pixels and an untrained encoder."
+)
 @click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1; auto takes a GPU where there is one."
 )
 @click.option("--threads", type=Count(), help="Threads of a CPU operation.  [default: torch's choice]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def evaluate(as_json: bool, **options: Any) -> None:
-    """Score a run on labelled images: kNN and linear probe on frozen features.
+    """Score a run on labelled images: kNN, linear probe and more on frozen features.
 
-    Raw pixels and an untrained encoder are scored in the same table. The linear probe's penalty is picked on a tenth of
-    the training labels; the test images are touched once. Writes RUN/evaluate.json.
+    Raw pixels and an untrained encoder are scored in the same table. What a probe has to choose is picked on a tenth of
+    the training labels; the test images are touched once. Writes RUN/evaluate.json anew (docs/evaluation.md has it
+    field by field).
     """
     import contrast
-    from contrast.evaluation.scoring import format_table
+    from contrast.evaluation.tables import format_tables
 
     evaluation = contrast.eval(**options)
-    click.echo(json.dumps(evaluation.to_json(), ensure_ascii=False) if as_json else format_table(evaluation))
+    click.echo(json.dumps(evaluation.to_json(), ensure_ascii=False) if as_json else format_tables(evaluation))
 
 
 @main.group(cls=CommandGroup)

@@ -103,7 +103,7 @@ def _open_shards(data: str) -> GroupDataset | None:
 def _first_test_index(dataset: GroupDataset, trained_on: TrainedOn | None, *, hold_out: bool) -> int:
     """Groups from here on are for testing: unseen by the encoder and, with hold_out, at the dataset's end."""
     length = len(dataset)
-    seen = min(trained_on.num_groups, length) if trained_on is not None and _has_seen(trained_on, dataset) else 0
+    seen = 0 if trained_on is None else num_groups_seen(trained_on, dataset)
     first = max(length - int(length * HELD_OUT_SHARE), seen) if hold_out else seen
     if first >= length:
         raise ValueError(
@@ -113,10 +113,13 @@ def _first_test_index(dataset: GroupDataset, trained_on: TrainedOn | None, *, ho
     return first
 
 
-def _has_seen(trained_on: TrainedOn, dataset: GroupDataset) -> bool:
+def num_groups_seen(trained_on: TrainedOn, dataset: GroupDataset) -> int:
+    """How many groups of the dataset, from its beginning, have anchors that the encoder was trained on."""
     if trained_on.anchors_id is None:
-        return trained_on.recipe_id == dataset.manifest.recipe.id
-    return trained_on.anchors_id == _anchors_of(dataset)
+        has_seen = trained_on.recipe_id == dataset.manifest.recipe.id
+    else:
+        has_seen = trained_on.anchors_id == _anchors_of(dataset)
+    return min(trained_on.num_groups, len(dataset)) if has_seen else 0
 
 
 def _anchors_of(dataset: GroupDataset) -> str:

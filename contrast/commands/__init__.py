@@ -1,0 +1,1 @@
+"""Commands of `contrast`, a file each; contrast/cli.py registers them."""
