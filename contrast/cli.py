@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from contrast.commands.images import images
 from contrast.commands.lists import Counts, Names
 from shards.console import CommandGroup, Count, format_seconds
 
@@ -161,6 +162,9 @@ def cifar10(out: Path | None) -> None:
 
     fetched = contrast.data.cifar10(out=out)
     click.echo(f"{fetched.folder}: CIFAR-10, checked ({fetched.source})")
+
+
+data.add_command(images)
 
 
 @main.command(epilog=_examples("contrast report --run runs/demo --out report.html --sheet sheet.png"))

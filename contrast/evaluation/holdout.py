@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy import ndarray
 
-from contrast.images import rank_within_class
+from shards.pictures import rank_within_class
 
 HOLD_OUT_EVERY = 10
 

@@ -1,0 +1,1 @@
+"""Commands of `shards`, a file each; shards/cli.py registers them."""
