@@ -240,8 +240,8 @@ def test_packed_real_images_are_real_and_held_apart_from_what_was_trained_on(
     assert test.is_real and train.is_real and (len(train), len(test)) == (36, 4)
     assert test.name.startswith("images 0…3 of")
     as_folder = load_pair(str(folder), image_size=8)
-    for packed, plain in zip((train, test), as_folder, strict=True):
-        assert sorted(image.tobytes() for image in packed.pixels) == sorted(image.tobytes() for image in plain.pixels)
+    for part, plain in zip((train, test), as_folder, strict=True):
+        assert sorted(image.tobytes() for image in part.pixels) == sorted(image.tobytes() for image in plain.pixels)
     dataset = GroupDataset(packed / "train")
     seen = TrainedOn(
         recipe_id=dataset.manifest.recipe.id,
