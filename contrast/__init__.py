@@ -39,6 +39,9 @@ def train(
     workers: int | None = None,
     checkpoint_seconds: float = 60.0,
     tensorboard: bool = False,
+    knn_every: int | str | None = None,
+    knn_data: str | None = None,
+    knn_data_root: str | Path | None = None,
     quiet: bool = False,
     **settings: Any,
 ) -> TrainSummary:
@@ -49,6 +52,8 @@ def train(
         samples, steps, epochs: the duration, exactly one of them: groups seen, optimiser steps, or passes. A count
             may be text, such as "1.3M", as on the command line.
         precision: float32, bfloat16, or auto: what the run began with, else what this device is fast at.
+        knn_every, knn_data: steps between two kNN scores of the encoder so far, and labelled images for them, as eval
+            takes them; neither changes the run.
         settings: further fields of contrast.config.TrainConfig, such as objective="supcon" or batch_size=512.
 
     Raises:
@@ -83,6 +88,9 @@ def train(
             num_threads=threads,
             checkpoint_seconds=checkpoint_seconds,
             tensorboard=tensorboard,
+            knn_every=_count("knn_every", knn_every),
+            knn_data=knn_data,
+            knn_data_root=knn_data_root,
             quiet=quiet,
             **options,
         ),

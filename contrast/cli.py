@@ -40,6 +40,7 @@ def main() -> None:
     epilog=_examples(
         "contrast train --shards datasets/demo --out runs/demo --epochs 20",
         "contrast train --shards datasets/demo --out runs/2k --n 2k --objective supcon --steps 500",
+        "contrast train --shards datasets/demo --out runs/demo --epochs 20 --knn-every 500 --knn-data cifar10",
         "torchrun --nproc-per-node 4 -m contrast train --shards DIR --out RUN --encoder resnet18 --samples 5M",
     )
 )
@@ -73,6 +74,9 @@ def main() -> None:
     "--checkpoint-seconds", type=float, default=60.0, show_default=True, help="Shortest time between checkpoints."
 )
 @click.option("--tensorboard", is_flag=True, help="Also log for TensorBoard, into RUN/tensorboard.")
+@click.option("--knn-every", type=Count(), help="Steps between two kNN scores while training; needs --knn-data.")
+@click.option("--knn-data", help="Labelled images of those scores, as contrast eval --data takes them.")
+@click.option("--knn-data-root", type=FOLDER, help="Where a named dataset lies.  [default: the user's cache]")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def train(as_json: bool, **options: Any) -> None:
     """Train an encoder on rendered groups.

@@ -61,7 +61,7 @@ def write_report(run: Path, out: Path, *, sheet: Path | None = None) -> Path:
 
 
 def draw_loss_curve(metrics: list[dict[str, float]]) -> str:
-    """An SVG element: the loss over the steps, and the loss of an encoder that knows nothing."""
+    """An SVG element: the loss over the steps, that of an encoder that knows nothing, and kNN where it was scored."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 3.2), layout="constrained")
@@ -78,7 +78,19 @@ def draw_loss_curve(metrics: list[dict[str, float]]) -> str:
     axes.set_xlabel("step")
     axes.set_ylabel("contrastive loss")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    scored = [record for record in metrics if "knn" in record]
+    if scored:
+        right = axes.twinx()
+        right.plot(
+            [record["step"] for record in scored],
+            [record["knn"] for record in scored],
+            color="#d86a00",
+            label="kNN",
+            marker=".",
+        )
+        right.set_ylabel("kNN accuracy while training, %")
+        right.spines["top"].set_visible(False)
+    figure.legend(loc="outside upper right", ncols=3, frameon=False)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()

@@ -27,7 +27,8 @@ def test_options_are_a_decision() -> None:
         "train": [
             "--shards", "--out", "--n", "--objective", "--encoder", "--samples", "--steps", "--epochs", "--batch-size",
             "--optimizer", "--learning-rate", "--weight-decay", "--temperature", "--seed", "--precision", "--device",
-            "--threads", "--workers", "--checkpoint-seconds", "--tensorboard", "--json",
+            "--threads", "--workers", "--checkpoint-seconds", "--tensorboard", "--knn-every", "--knn-data",
+            "--knn-data-root", "--json",
         ],
         "eval": [
             "--run", "--data", "--data-train", "--data-root", "--num-train", "--groups", "--scores", "--k",
