@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 from contrast import data
 
 if TYPE_CHECKING:
+    from contrast.comparison import Comparison
     from contrast.evaluation.results import Evaluation
     from contrast.training import TrainSummary
 
-__all__ = ["data", "eval", "report", "train"]
+__all__ = ["compare", "data", "eval", "report", "train"]
 
 
 def train(
@@ -138,6 +139,18 @@ def eval(
         num_threads=threads,
         quiet=quiet,
     )
+
+
+def compare(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Comparison:
+    """Puts runs side by side, and writes a page, a table or the curves to `out`; see `contrast compare --help`."""
+    from contrast.comparison import check_out, compare_runs, write_comparison
+
+    if out is not None:
+        check_out(Path(out))
+    comparison = compare_runs(runs)
+    if out is not None:
+        write_comparison(comparison, Path(out))
+    return comparison
 
 
 def report(*, run: str | Path, out: str | Path, sheet: str | Path | None = None) -> Path:

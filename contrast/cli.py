@@ -1,4 +1,4 @@
-"""The command `contrast`: train, eval, data cifar10, report. Each is a function of that name in the package, too."""
+"""The command `contrast`: train, eval, data, report, compare. Each is a function of that name in the package, too."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from contrast.commands.compare import compare
 from contrast.commands.images import images
 from contrast.commands.lists import Counts, Names
 from shards.console import CommandGroup, Count, format_seconds
@@ -180,3 +181,6 @@ def report(run: Path, out: Path, sheet: Path | None) -> None:
     import contrast
 
     click.echo(f"{contrast.report(run=run, out=out, sheet=sheet)}")
+
+
+main.add_command(compare)

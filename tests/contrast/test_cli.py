@@ -36,6 +36,7 @@ def test_options_are_a_decision() -> None:
         ],
         "data": [],
         "report": ["--run", "--out", "--sheet"],
+        "compare": ["--out", "--json"],
     }  # fmt: skip
 
 
