@@ -1,16 +1,16 @@
-"""Whether reading, augmentation, loss, loop and scores are right together: known results on real CIFAR-10, or exit code 1.
+"""Whether reading, augmentation, loss, loop and scores are right together: known results on real CIFAR-10, or exit 1.
 
-    python tools/gate.py                    # a GPU: ResNet-18, 100 epochs of SimCLR against the published figures
-    python tools/gate.py --readers tar,ffcv # the same through every reader
-    python tools/gate.py --short            # two CPU cores, under 20 minutes: an ordering that has to come out, three seeds
+    python tools/gate.py                       # a GPU: ResNet-18, 100 epochs of SimCLR against published figures
+    python tools/gate.py --readers tar,ffcv    # the same through every reader
+    python tools/gate.py --short               # two CPU cores, under 20 minutes: an order that has to come out
 
-The photographs go through shards like rendered groups do. Interrupted, the same command goes on; what is trained already
-is used again.
+The photographs go through shards like rendered groups do. Interrupted, the same command goes on; what is trained
+already is used again.
 
 The full form is the usual recipe (ResNet-18 with the CIFAR stem, batch 512, SGD 0.06 * batch / 256, weight decay 5e-4,
-temperature 0.5, crops from 0.2 of the area, grayscale 0.1, head 512-1024-128, 100 epochs). The short form asks that labels
-help, that training helps, and that colour augmentation does: supcon > simclr > simclr without colours > the untrained
-encoder, in every seed, by kNN.
+temperature 0.5, crops from 0.2 of the area, grayscale 0.1, head 512-1024-128, 100 epochs). The short form asks that
+labels help, that colour augmentation does, and that training does: supcon > simclr > simclr without colours > the
+untrained encoder, in every seed, by kNN.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ ORDER = ("supcon", "simclr", "no-jitter", "random")
 main = Program()
 
 
-@main.command(help=(__doc__ or "").replace("\n    python", "\n\n    \b\n    python", 1))
+@main.command(help=(__doc__ or "").replace("\n\n    python", "\n\n\b\n    python"))
 @click.option("--short", is_flag=True, help="The ordering on a CPU instead of the figures on a GPU.")
 @click.option("--readers", type=Names(), default="tar", show_default=True, help="Full form: readers to go through.")
 @click.option("--seeds", type=Count(), default="3", show_default=True, help="Short form: training seeds, 0, 1, …")
@@ -165,7 +166,7 @@ def find_disorder(knn: Mapping[str, list[float]]) -> list[str]:
     """Every place, seed by seed, where a method is not ahead of the next of ORDER."""
     return [
         f"seed {seed}: {better} {knn[better][seed]:.1f}, {worse} {knn[worse][seed]:.1f}"
-        for better, worse in zip(ORDER, ORDER[1:], strict=False)
+        for better, worse in pairwise(ORDER)
         for seed in range(len(knn[better]))
         if not knn[better][seed] > knn[worse][seed]
     ]

@@ -1,1 +1,1 @@
-"""Commands of `contrast`, a file each; contrast/cli.py registers them."""
+"""Commands of `contrast` that stand in a file of their own; contrast.cli registers them."""

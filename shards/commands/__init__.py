@@ -1,1 +1,1 @@
-"""Commands of `shards`, a file each; shards/cli.py registers them."""
+"""Commands of `shards` with a file of their own."""
