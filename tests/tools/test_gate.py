@@ -40,7 +40,7 @@ def tiny_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cifar10"
     folder.mkdir()
     rng = np.random.default_rng(0)
-    for split, count in (("train", 120), ("test", 60)):
+    for split, count in (("train", 200), ("test", 60)):
         labels = (np.arange(count) % 10).astype(np.uint8)
         waves = np.sin(np.arange(32) * (0.3 + 0.25 * labels[:, None]))[:, None, :, None]
         pixels = 128 + 80 * waves + rng.normal(0, 20, (count, 32, 32, 3))
@@ -52,7 +52,7 @@ def tiny_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.skipif(not has_positives, reason="needs contrast train --positives tx")
 def test_it_runs_through_and_uses_again_what_is_there(tiny_cifar10: Path, tmp_path: Path) -> None:
-    sizes = ["--short", "--n", "100", "--steps", "2", "--seeds", "1", "--device", "cpu"]
+    sizes = ["--short", "--n", "150", "--steps", "2", "--seeds", "1", "--device", "cpu"]
     arguments = [*sizes, "--data", str(tiny_cifar10), "--out", str(tmp_path / "out")]
     first = CliRunner().invoke(gate.main, [*arguments, "--json"])
     result = json.loads((tmp_path / "out" / "short.json").read_text())
