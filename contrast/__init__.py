@@ -12,16 +12,18 @@ data cifar10` is contrast.data.cifar10). torch is imported when the first of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contrast import data
 
 if TYPE_CHECKING:
-    from contrast.evaluation.scoring import Evaluation
+    from contrast.comparison import Comparison
+    from contrast.evaluation.results import Evaluation
     from contrast.training import TrainSummary
 
-__all__ = ["data", "eval", "report", "train"]
+__all__ = ["compare", "data", "eval", "report", "train"]
 
 
 def train(
@@ -38,6 +40,9 @@ def train(
     workers: int | None = None,
     checkpoint_seconds: float = 60.0,
     tensorboard: bool = False,
+    knn_every: int | str | None = None,
+    knn_data: str | None = None,
+    knn_data_root: str | Path | None = None,
     quiet: bool = False,
     **settings: Any,
 ) -> TrainSummary:
@@ -48,6 +53,8 @@ def train(
         samples, steps, epochs: the duration, exactly one of them: groups seen, optimiser steps, or passes. A count
             may be text, such as "1.3M", as on the command line.
         precision: float32, bfloat16, or auto: what the run began with, else what this device is fast at.
+        knn_every, knn_data: steps between two kNN scores of the encoder so far, and labelled images for them, as eval
+            takes them; neither changes the run.
         settings: further fields of contrast.config.TrainConfig, such as objective="supcon" or batch_size=512.
 
     Raises:
@@ -82,6 +89,9 @@ def train(
             num_threads=threads,
             checkpoint_seconds=checkpoint_seconds,
             tensorboard=tensorboard,
+            knn_every=_count("knn_every", knn_every),
+            knn_data=knn_data,
+            knn_data_root=knn_data_root,
             quiet=quiet,
             **options,
         ),
@@ -91,16 +101,28 @@ def train(
 def eval(
     *,
     run: str | Path,
-    data: str,
+    data: str | Path | Sequence[str | Path] = (),
     data_train: str | None = None,
     data_root: str | Path | None = None,
     num_train: int | str | None = None,
-    k: int = 10,
+    groups: str | Path | None = None,
+    scores: Sequence[str] | None = None,
+    k: int | Sequence[int] | None = None,
+    controls: bool = True,
     device: str = "auto",
     threads: int | None = None,
     quiet: bool = False,
 ) -> Evaluation:
-    """Scores a run on labelled images, beside raw pixels and a random encoder; see `contrast eval --help`."""
+    """Scores a run on labelled images, beside raw pixels and a random encoder; see `contrast eval --help`.
+
+    Args:
+        data: one source or several; the result has a test for each, in this order.
+        scores: names such as ("knn", "linear", "rankme"); knn and linear, and with groups all of theirs, when None.
+
+    Raises:
+        ValueError: something does not fit; the message says what to do.
+        DamageError: the checkpoint or an image is damaged.
+    """
     from contrast.evaluation.scoring import evaluate_run
 
     return evaluate_run(
@@ -109,11 +131,26 @@ def eval(
         data_train=data_train,
         data_root=data_root,
         num_train=_count("num_train", num_train),
+        groups=groups,
+        scores=scores,
         k=k,
+        controls=controls,
         device=device,
         num_threads=threads,
         quiet=quiet,
     )
+
+
+def compare(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Comparison:
+    """Puts runs side by side, and writes a page, a table or the curves to `out`; see `contrast compare --help`."""
+    from contrast.comparison import check_out, compare_runs, write_comparison
+
+    if out is not None:
+        check_out(Path(out))
+    comparison = compare_runs(runs)
+    if out is not None:
+        write_comparison(comparison, Path(out))
+    return comparison
 
 
 def report(*, run: str | Path, out: str | Path, sheet: str | Path | None = None) -> Path:

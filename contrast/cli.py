@@ -1,4 +1,4 @@
-"""The command `contrast`: train, eval, data cifar10, report. Each is a function of that name in the package, too."""
+"""The command `contrast`: train, eval, data, report, compare. Each is a function of that name in the package, too."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 
 import click
 
+from contrast.commands.compare import compare
+from contrast.commands.images import images
+from contrast.commands.lists import Counts, Names
 from shards.console import CommandGroup, Count, format_seconds
 
 FOLDER = click.Path(path_type=Path)
@@ -38,6 +41,7 @@ def main() -> None:
     epilog=_examples(
         "contrast train --shards datasets/demo --out runs/demo --epochs 20",
         "contrast train --shards datasets/demo --out runs/2k --n 2k --objective supcon --steps 500",
+        "contrast train --shards datasets/demo --out runs/demo --epochs 20 --knn-every 500 --knn-data cifar10",
         "torchrun --nproc-per-node 4 -m contrast train --shards DIR --out RUN --encoder resnet18 --samples 5M",
     )
 )
@@ -71,6 +75,9 @@ def main() -> None:
     "--checkpoint-seconds", type=float, default=60.0, show_default=True, help="Shortest time between checkpoints."
 )
 @click.option("--tensorboard", is_flag=True, help="Also log for TensorBoard, into RUN/tensorboard.")
+@click.option("--knn-every", type=Count(), help="Steps between two kNN scores while training; needs --knn-data.")
+@click.option("--knn-data", help="Labelled images of those scores, as contrast eval --data takes them.")
+@click.option("--knn-data-root", type=FOLDER, help="Where a named dataset lies.  [default: the user's cache]")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def train(as_json: bool, **options: Any) -> None:
     """Train an encoder on rendered groups.
@@ -101,32 +108,47 @@ def train(as_json: bool, **options: Any) -> None:
         "contrast eval --run runs/demo --data photos/            # photos/[train|test]/CLASS/*.jpg",
         "contrast eval --run runs/demo --data STL10              # any torchvision dataset with a test part",
         "contrast eval --run runs/demo --data datasets/demo      # held-out groups of a rendered dataset",
+        "contrast eval --run runs/demo --data cifar10 --data photos/ --scores knn,logistic,fewshot,rankme --k 1,10",
+        "contrast eval --run runs/demo --groups datasets/demo    # LiDAR, alignment and uniformity",
     ),
 )
 @click.option("--run", required=True, type=FOLDER, help="Folder of contrast train --out.")
 @click.option(
-    "--data", required=True, help="cifar10, a torchvision dataset's name, an image folder, or a shards folder."
+    "--data",
+    multiple=True,
+    help="cifar10, a torchvision dataset's name, an image folder, or a shards folder. May be given several times.",
 )
 @click.option("--data-train", help="Another source for the labelled training images; matched by class name.")
 @click.option("--data-root", type=FOLDER, help="Where a named dataset lies.  [default: the user's cache]")
 @click.option("--num-train", type=Count(), help="So many training labels, classes balanced.  [default: all]")
-@click.option("--k", type=Count(), default="10", show_default=True, help="Neighbours of kNN.")
+@click.option("--groups", type=FOLDER, help="A dataset of shards for lidar, alignment and uniformity.")
+@click.option(
+    "--scores",
+    type=Names(),
+    help="Any of knn, linear, logistic, fewshot, rankme; with --groups lidar, alignment, uniformity.  "
+    "[default: knn,linear; with --groups all of its]",
+)
+@click.option("--k", type=Counts(), help="Neighbours of kNN, such as 1,10.  [default: 1,10,20,200]")
+@click.option(
+    "--controls/--no-controls", default=True, show_default=True, help="Also score raw pixels and an untrained encoder."
+)
 @click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1; auto takes a GPU where there is one."
 )
 @click.option("--threads", type=Count(), help="Threads of a CPU operation.  [default: torch's choice]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def evaluate(as_json: bool, **options: Any) -> None:
-    """Score a run on labelled images: kNN and linear probe on frozen features.
+    """Score a run on labelled images: kNN, linear probe and more on frozen features.
 
-    Raw pixels and an untrained encoder are scored in the same table. The linear probe's penalty is picked on a tenth of
-    the training labels; the test images are touched once. Writes RUN/evaluate.json.
+    Raw pixels and an untrained encoder are scored in the same table. What a probe has to choose is picked on a tenth of
+    the training labels; the test images are touched once. Writes RUN/evaluate.json anew (docs/evaluation.md has it
+    field by field).
     """
     import contrast
-    from contrast.evaluation.scoring import format_table
+    from contrast.evaluation.tables import format_tables
 
     evaluation = contrast.eval(**options)
-    click.echo(json.dumps(evaluation.to_json(), ensure_ascii=False) if as_json else format_table(evaluation))
+    click.echo(json.dumps(evaluation.to_json(), ensure_ascii=False) if as_json else format_tables(evaluation))
 
 
 @main.group(cls=CommandGroup)
@@ -147,6 +169,9 @@ def cifar10(out: Path | None) -> None:
     click.echo(f"{fetched.folder}: CIFAR-10, checked ({fetched.source})")
 
 
+data.add_command(images)
+
+
 @main.command(epilog=_examples("contrast report --run runs/demo --out report.html --sheet sheet.png"))
 @click.option("--run", required=True, type=FOLDER, help="Folder of contrast train --out.")
 @click.option("--out", required=True, type=FOLDER, help="HTML file to write.")
@@ -156,3 +181,6 @@ def report(run: Path, out: Path, sheet: Path | None) -> None:
     import contrast
 
     click.echo(f"{contrast.report(run=run, out=out, sheet=sheet)}")
+
+
+main.add_command(compare)

@@ -31,10 +31,8 @@ from numpy import ndarray
 from contrast.images import LabelledImages
 from shards.atomic import write_atomically
 from shards.console import DamageError, format_bytes
+from shards.pictures import CIFAR10_CLASS_NAMES
 
-CIFAR10_CLASS_NAMES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
 CIFAR10_SHA256 = {
     "train-images": "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
     "train-labels": "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
@@ -114,6 +112,17 @@ def cifar10(*, out: str | Path | None = None, connect_seconds: float = 10.0, not
     raise ValueError(
         f"CIFAR-10 could not be fetched ({'; '.join(reasons)}): connect to the network, or copy {out} over"
     )
+
+
+def images(name: str, *, out: str | Path, root: str | Path | None = None, quiet: bool = False) -> dict[str, int]:
+    """Writes a dataset of torchvision as OUT/[train|test]/CLASS/*.png, and gives the number of images of each part.
+
+    Raises:
+        ValueError: there is no such dataset, it cannot be had, or `out` is there already.
+    """
+    from contrast.image_folders import write_image_folder
+
+    return write_image_folder(name, out=Path(out), root=None if root is None else Path(root), quiet=quiet)
 
 
 def load_cifar10(folder: Path, *, split: str) -> LabelledImages:

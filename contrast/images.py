@@ -13,6 +13,8 @@ from functools import cached_property
 import numpy as np
 from numpy import ndarray
 
+from shards.pictures import rank_within_class
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:
@@ -60,17 +62,6 @@ class LabelledImages:
             raise ValueError(f"--num-train {count}: {self.name} holds {len(self)} images; ask for fewer")
         order = np.lexsort((np.arange(len(self)), rank_within_class(self.labels)))
         return self.take(np.sort(order[:count]))
-
-
-def rank_within_class(labels: ndarray) -> ndarray:
-    """How many earlier entries have the same label, int64 [N]."""
-    order = np.argsort(labels, kind="stable")
-    ordered = labels[order]
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(ordered)) + 1]) if len(labels) else np.zeros(0, np.int64)
-    lengths = np.diff(np.concatenate([starts, [len(labels)]]))
-    ranks = np.empty(len(labels), dtype=np.int64)
-    ranks[order] = np.arange(len(labels)) - np.repeat(starts, lengths)
-    return ranks
 
 
 def align_classes(train: LabelledImages, test: LabelledImages) -> tuple[LabelledImages, LabelledImages, str | None]:

@@ -13,8 +13,9 @@ import json
 from importlib import resources
 from pathlib import Path
 
-from contrast.evaluation.scoring import ROW_TITLES, ROWS, Evaluation
-from contrast.run_folder import ENVIRONMENT_NAME, EVALUATION_NAME, RunRecord, read_run
+from contrast.evaluation.results import ROW_TITLES, read_evaluation
+from contrast.evaluation.tables import columns_of_groups, columns_of_test
+from contrast.run_folder import ENVIRONMENT_NAME, RunRecord, read_run
 from contrast.runlog import METRICS_NAME, read_metrics
 from shards.atomic import write_atomically
 from shards.canonical import JSON
@@ -44,8 +45,10 @@ def write_report(run: Path, out: Path, *, sheet: Path | None = None) -> Path:
         about=f"{record.config.encoder}, {record.config.steps} steps of {record.config.batch_size} groups, "
         f"{record.trained_on.image_size} px",
         run=str(run),
-        rows=[(row, ROW_TITLES[row]) for row in ROWS],
-        evaluation=_read_evaluation(run / EVALUATION_NAME),
+        row_titles=ROW_TITLES,
+        evaluation=read_evaluation(run),
+        columns_of_test=columns_of_test,
+        columns_of_groups=columns_of_groups,
         loss_svg=draw_loss_curve(metrics) if metrics else "",
         training=_training_rows(record, metrics),
         sheet=_read_png(sheet) if sheet is not None else "",
@@ -58,7 +61,7 @@ def write_report(run: Path, out: Path, *, sheet: Path | None = None) -> Path:
 
 
 def draw_loss_curve(metrics: list[dict[str, float]]) -> str:
-    """An SVG element: the loss over the steps, and the loss of an encoder that knows nothing."""
+    """An SVG element: the loss over the steps, that of an encoder that knows nothing, and kNN where it was scored."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 3.2), layout="constrained")
@@ -75,7 +78,19 @@ def draw_loss_curve(metrics: list[dict[str, float]]) -> str:
     axes.set_xlabel("step")
     axes.set_ylabel("contrastive loss")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    scored = [record for record in metrics if "knn" in record]
+    if scored:
+        right = axes.twinx()
+        right.plot(
+            [record["step"] for record in scored],
+            [record["knn"] for record in scored],
+            color="#d86a00",
+            label="kNN",
+            marker=".",
+        )
+        right.set_ylabel("kNN accuracy while training, %")
+        right.spines["top"].set_visible(False)
+    figure.legend(loc="outside upper right", ncols=3, frameon=False)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
@@ -108,14 +123,6 @@ def _read_figures(run: Path) -> list[dict[str, float]]:
                 f"{run / METRICS_NAME}: the record of step {record['step']} has no {missing[0]}; remove its line"
             )
     return metrics
-
-
-def _read_evaluation(path: Path) -> Evaluation | None:
-    data = _read_json(path)
-    try:
-        return None if data is None else Evaluation.from_json(data)
-    except ValueError as error:
-        raise DamageError(f"{path} is no result of contrast eval ({error}): remove it and score again") from error
 
 
 def _read_json(path: Path) -> JSON:

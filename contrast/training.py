@@ -34,6 +34,7 @@ from contrast.checkpoint import (
 from contrast.config import TrainConfig
 from contrast.distributed import Place, process_group
 from contrast.encoders import Encoder, ProjectionHead, build_encoder, count_parameters, to_encoder_layout
+from contrast.evaluation.online import OnlineKnn
 from contrast.losses import multi_positive_loss
 from contrast.meter import Meter
 from contrast.objectives import OBJECTIVES, check_objective
@@ -60,6 +61,11 @@ class RunOptions:
     checkpoint_seconds: float = 60.0
     """Shortest time between two checkpoints; there is always one at the end."""
     tensorboard: bool = False
+    knn_every: int | None = None
+    """Steps between two kNN scores of the encoder, a multiple of log_every; none when None."""
+    knn_data: str | None = None
+    """Labelled images of those scores, as contrast eval takes them."""
+    knn_data_root: str | Path | None = None
     quiet: bool = False
 
     def __post_init__(self) -> None:
@@ -68,6 +74,12 @@ class RunOptions:
                 raise ValueError(f"{name.replace('_', ' ')} {getattr(self, name)}: give a whole number above 0")
         if self.memory_bytes < 0 or not self.checkpoint_seconds >= 0:  # not a number fails this, too
             raise ValueError("memory bytes and checkpoint seconds: give 0 or more")
+        if (self.knn_every is None) != (self.knn_data is None):
+            raise ValueError("online kNN: give both --knn-every, such as 500, and --knn-data, such as cifar10")
+        if self.knn_every is not None and (self.knn_every < 1 or self.knn_every % self.log_every):
+            raise ValueError(
+                f"--knn-every {self.knn_every}: give a multiple of {self.log_every}, the steps of a record"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +199,7 @@ def _run_steps(
     # ------------------------------------------------------------------------------------------------------------------
     # The steps
 
+    online = _open_online_knn(config, trained_on, place, options)
     network.train()
     with ExitStack() as stack:
         log = stack.enter_context(_open_log(run, place, options, first_step))
@@ -226,11 +239,13 @@ def _run_steps(
             figures = meter.take(place)
             if not math.isfinite(figures.loss):
                 raise ValueError(f"the loss is {figures.loss} at step {done}: train with a smaller --learning-rate")
+            knn = {} if online is None else online.score_at(done, network.encoder)
             progress.advance(
                 1,
                 loss=f"{figures.loss:.3f} (chance {chance_loss:.3f})",
                 views=f"{figures.views_per_second:.0f}/s",
                 waiting=f"{figures.wait_share:.0%}",
+                **{name: f"{score:.1f}%" for name, score in knn.items()},
             )
             if log is None:
                 continue
@@ -243,6 +258,7 @@ def _run_steps(
                     "learning_rate": learning_rate,
                     "views_per_second": round(figures.views_per_second, 1),
                     "wait_share": round(figures.wait_share, 4),
+                    **knn,
                 }
             )
             if done == config.steps or time.perf_counter() - last_saved >= options.checkpoint_seconds:
@@ -270,6 +286,20 @@ def _in_parallel(network: nn.Module, place: Place) -> nn.Module:
 def _to_device(array: ndarray, device: torch.device) -> Tensor:
     tensor = torch.from_numpy(array)
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _open_online_knn(config: TrainConfig, trained_on: TrainedOn, place: Place, options: RunOptions) -> OnlineKnn | None:
+    if options.knn_every is None or options.knn_data is None or not place.is_first:
+        return None
+    return OnlineKnn(
+        every=options.knn_every,
+        last_step=config.steps,
+        data=options.knn_data,
+        data_root=options.knn_data_root,
+        trained_on=trained_on,
+        device=place.device,
+        precision=config.precision,
+    )
 
 
 def _open_log(run: Path, place: Place, options: RunOptions, first_step: int) -> AbstractContextManager[RunLog | None]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from shards.folder import finish_dataset, lock_dataset
     from shards.manifest import Manifest, Recipe, RenderSettings, ShardRecord, load_manifest
     from shards.markers import Marker, completed_shards, scan_markers
+    from shards.packing import from_images
     from shards.sheet import preview
     from shards.stream import stream_groups
     from shards.summary import info
@@ -41,6 +42,7 @@ _MODULES = {
     "default_subsampling": "codec",
     "encode_image": "codec",
     "finish_dataset": "folder",
+    "from_images": "packing",
     "info": "summary",
     "load_manifest": "manifest",
     "lock_dataset": "folder",
@@ -65,6 +67,7 @@ __all__ = [
     "default_subsampling",
     "encode_image",
     "finish_dataset",
+    "from_images",
     "info",
     "load_manifest",
     "lock_dataset",

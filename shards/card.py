@@ -61,7 +61,8 @@ def card_text(manifest: Manifest) -> str:
 
 def _front_matter(manifest: Manifest) -> str:
     category = next((name for bound, name in _SIZE_CATEGORIES if manifest.num_groups < bound), "n>1T")
-    lines = ["tags:", "- synthetic", "- webdataset", "- contrastive-learning", "size_categories:", f"- {category}"]
+    kind = [] if manifest.recipe.is_real else ["- synthetic"]
+    lines = ["tags:", *kind, "- webdataset", "- contrastive-learning", "size_categories:", f"- {category}"]
     lines += ["configs:", "- config_name: default", "  default: true"]
     lines += ["  data_files:", "  - split: train", f"    path: {DATA_FOLDER}/train-*.tar"]
     for size in nested_sizes(manifest):
@@ -78,7 +79,7 @@ def _body(manifest: Manifest) -> str:
         (
             "images",
             f"{manifest.num_groups * manifest.num_images:,} "
-            f"(one anchor and {format_things(recipe.num_views, 'view')} a group)",
+            f"(one anchor and {format_things(recipe.num_views, 'view') if recipe.views else 'no view'} a group)",
         ),
         ("size", f"{format_bytes(manifest.total_bytes)} in {_shards(manifest)}"),
         ("source", f"`{canonical_json(recipe.source)}`"),

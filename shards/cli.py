@@ -1,4 +1,4 @@
-"""The command `shards`: look at a dataset, check it, see it."""
+"""The command `shards`: look at a dataset, check it, see it, make one of real images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from shards.commands.from_images import from_images
 from shards.console import CommandGroup, Count, DamageError, format_bytes, format_seconds, format_things
 
 _DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
@@ -97,3 +98,6 @@ def preview(directory: Path, out: Path, groups: int, first: int, scale: int | No
         click.echo(json.dumps({"out": str(out), "first": first, "groups": shown}))
     else:
         click.echo(f"wrote {out}")
+
+
+main.add_command(from_images)

@@ -99,6 +99,16 @@ class Recipe:
         """Number of views beside the anchor."""
         return len(self.views)
 
+    @property
+    def is_real(self) -> bool:
+        """Whether the images were packed, not rendered: see shards.packing."""
+        return self.source.get("kind") == "images"
+
+    @property
+    def command(self) -> str:
+        """What makes such a dataset, resumes it and repairs it."""
+        return "shards from-images" if self.is_real else "synthgen render"
+
     @cached_property
     def id(self) -> str:
         """sha256 (hex) of the recipe's canonical JSON; 1 and 1.0 give the same one."""

@@ -73,8 +73,7 @@ class Summary:
         if self.writer is not None:
             state += f"; a job is writing it ({self.writer})"
         elif not self.damaged_shards and (not self.complete or self.more_groups):
-            state += "; run the same synthgen render again to go on"
-        rate = self.groups / self.render_seconds if self.render_seconds > 0 else 0.0
+            state += f"; run the same {recipe.command} again to go on"
         return [
             ("state", state),
             ("groups", f"{self.groups:,}"),
@@ -89,10 +88,19 @@ class Summary:
             *((f"view {number}", _fields(view)) for number, view in enumerate(recipe.views)),
             ("seed", str(recipe.seed)),
             ("image", _fields(recipe.image)),
-            ("latents", "stored" if recipe.store_latents else "not stored (they can be drawn again)"),
-            ("render", _fields(self.render.to_json())),
-            ("render time", f"{format_seconds(self.render_seconds)} ({rate:.0f} groups/s a device)"),
+            *self._rows_of_making(),
             ("recipe id", recipe.id),
+        ]
+
+    def _rows_of_making(self) -> list[tuple[str, str]]:
+        rate = self.groups / self.render_seconds if self.render_seconds > 0 else 0.0
+        seconds = format_seconds(self.render_seconds)
+        if self.recipe.is_real:
+            return [("packing time", f"{seconds} ({rate:.0f} groups/s)")]
+        return [
+            ("latents", "stored" if self.recipe.store_latents else "not stored (they can be drawn again)"),
+            ("render", _fields(self.render.to_json())),
+            ("render time", f"{seconds} ({rate:.0f} groups/s a device)"),
         ]
 
 

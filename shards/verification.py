@@ -25,7 +25,6 @@ from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, load_manifest,
 from shards.markers import index_path, read_marker, tar_path
 
 _CHECKSUM_PATTERN = re.compile(r"([0-9a-f]{64})  (\S.*)")
-_RENDER_AGAIN = "run the same synthgen render again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +105,8 @@ def check_shard(directory: str, fast: bool, shard_index: int) -> list[str]:
     """Everything that is wrong with one shard, a line each."""
     manifest = _manifest(directory)
     record = manifest.shards[shard_index]
-    repair = f"rm {directory}/{DATA_FOLDER}/{shard_stem(shard_index)}.* and {_RENDER_AGAIN}"
+    again = f"run the same {manifest.recipe.command} again"
+    repair = f"rm {directory}/{DATA_FOLDER}/{shard_stem(shard_index)}.* and {again}"
     path = tar_path(Path(directory), shard_index)
     name = f"{DATA_FOLDER}/{record.name}"
 
@@ -125,7 +125,7 @@ def check_shard(directory: str, fast: bool, shard_index: int) -> list[str]:
         return [*problems, f"{name} is missing; {repair}"]
     size = path.stat().st_size
     if marker is not None and marker.count > record.count and size == marker.bytes:
-        return [*problems, f"{name} holds more groups than the manifest: growing was not finished; {_RENDER_AGAIN}"]
+        return [*problems, f"{name} holds more groups than the manifest: growing was not finished; {again}"]
     if marker is not None and marker.record != record:
         problems.append(f"{DATA_FOLDER}/{shard_stem(shard_index)}.done.json does not agree with the manifest; {repair}")
     if size != record.bytes:
@@ -148,12 +148,13 @@ def _manifest(directory: str) -> Manifest:
 
 
 def _folder_problems(directory: Path, manifest: Manifest) -> Iterator[str]:
+    again = f"run the same {manifest.recipe.command} again"
     try:
         text = (directory / CHECKSUMS_NAME).read_text(encoding="utf-8")
     except FileNotFoundError:
-        yield f"{CHECKSUMS_NAME} is missing; {_RENDER_AGAIN}"
+        yield f"{CHECKSUMS_NAME} is missing; {again}"
     except UnicodeDecodeError:
-        yield f"{CHECKSUMS_NAME} is not a text file; {_RENDER_AGAIN}"
+        yield f"{CHECKSUMS_NAME} is not a text file; {again}"
     else:
         found = {}
         for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
@@ -161,20 +162,20 @@ def _folder_problems(directory: Path, manifest: Manifest) -> Iterator[str]:
                 found[match[2]] = match[1]
             else:
                 shown = repr(line if len(line) <= 40 else line[:39] + "…")
-                yield f"{CHECKSUMS_NAME}, line {number}: {shown} is not a checksum and a name; {_RENDER_AGAIN}"
+                yield f"{CHECKSUMS_NAME}, line {number}: {shown} is not a checksum and a name; {again}"
         wanted = {f"{DATA_FOLDER}/{shard.name}": shard.sha256 for shard in manifest.shards}
         wanted[MANIFEST_NAME] = hashlib.sha256((directory / MANIFEST_NAME).read_bytes()).hexdigest()
         for name in sorted(wanted.keys() | found.keys()):
             if wanted.get(name) != found.get(name):
-                yield f"{CHECKSUMS_NAME} does not agree about {name}; restore both or {_RENDER_AGAIN}"
+                yield f"{CHECKSUMS_NAME} does not agree about {name}; restore both or {again}"
     if not (directory / CARD_NAME).exists():
-        yield f"{CARD_NAME} is missing; {_RENDER_AGAIN}"
+        yield f"{CARD_NAME} is missing; {again}"
     try:
         agrees = json.loads((directory / TIMM_INFO_NAME).read_bytes()) == json.loads(timm_info_text(manifest))
     except (FileNotFoundError, ValueError):
         agrees = False
     if not agrees:
-        yield f"{TIMM_INFO_NAME} does not agree with the manifest; {_RENDER_AGAIN}"
+        yield f"{TIMM_INFO_NAME} does not agree with the manifest; {again}"
 
 
 def _notes(directory: Path, manifest: Manifest) -> Iterator[str]:

@@ -105,7 +105,7 @@ def demo(
         data = {"data": str(dataset)}  # the groups learnt from are the labelled images, all of them
         if real:
             data = {"data": "cifar10", "data_root": photographs, "num_train": num_train}
-        results.append(contrast.eval(run=run, **data))
+        results += contrast.eval(run=run, **data).tests
     report = contrast.report(run=out / "seed0", out=out / "report.html", sheet=sheet)
 
     scores = {

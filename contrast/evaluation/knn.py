@@ -1,9 +1,12 @@
 """k nearest neighbours: the score without anything to tune.
 
 accuracy = knn_accuracy(train_features, train_labels, test_features, test_labels, k=10)
+accuracies = knn_accuracies(train_features, train_labels, test_features, test_labels, ks=(1, 10, 200))
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,6 +14,8 @@ import torch.nn.functional as F
 from numpy import ndarray
 
 NUM_NEIGHBOURS = 10
+"""The k of a table that has room for one."""
+DEFAULT_KS = (1, 10, 20, 200)
 BATCH_SIZE = 1000
 
 
@@ -29,23 +34,44 @@ def knn_accuracy(
     Raises:
         ValueError: there are fewer than k training rows.
     """
-    predicted = knn_predict(train_features, train_labels, test_features, k=k)
-    return float((predicted == test_labels).mean())
+    return knn_accuracies(train_features, train_labels, test_features, test_labels, ks=(k,))[k]
+
+
+def knn_accuracies(
+    train_features: ndarray,
+    train_labels: ndarray,
+    test_features: ndarray,
+    test_labels: ndarray,
+    *,
+    ks: Sequence[int] = DEFAULT_KS,
+) -> dict[int, float]:
+    """As `knn_accuracy`, by k, from one search for neighbours."""
+    predicted = _predict(train_features, train_labels, test_features, ks=ks)
+    return {k: float((labels == test_labels).mean()) for k, labels in predicted.items()}
 
 
 def knn_predict(train_features: ndarray, train_labels: ndarray, test_features: ndarray, *, k: int) -> ndarray:
     """Predicted labels, int64 [num_test]."""
-    if len(train_features) < k:
+    return _predict(train_features, train_labels, test_features, ks=(k,))[k]
+
+
+def _predict(
+    train_features: ndarray, train_labels: ndarray, test_features: ndarray, *, ks: Sequence[int]
+) -> dict[int, ndarray]:
+    if len(train_features) < max(ks):
         raise ValueError(
-            f"k = {k} neighbours of {len(train_features)} training images: use a smaller --k or more images"
+            f"k = {max(ks)} neighbours of {len(train_features)} training images: use a smaller --k or more images"
         )
     num_classes = int(train_labels.max()) + 1
     candidates = F.normalize(torch.from_numpy(train_features).float(), dim=1)
     labels = torch.from_numpy(train_labels)
-    predicted = np.empty(len(test_features), dtype=np.int64)
+    predicted = {k: np.empty(len(test_features), dtype=np.int64) for k in ks}
     for first in range(0, len(test_features), BATCH_SIZE):
         queries = F.normalize(torch.from_numpy(test_features[first : first + BATCH_SIZE]).float(), dim=1)
-        neighbours = (queries @ candidates.T).topk(k, dim=1).indices  # [b, k]
-        votes = F.one_hot(labels[neighbours], num_classes).sum(dim=1)  # [b, num_classes]
-        predicted[first : first + BATCH_SIZE] = votes.numpy().argmax(axis=1)  # numpy's takes the first of equals
+        neighbours = labels[(queries @ candidates.T).topk(max(ks), dim=1).indices]  # [b, largest k], nearest first
+        for k in ks:
+            votes = torch.zeros(len(queries), num_classes, dtype=torch.int64)
+            votes.scatter_add_(1, neighbours[:, :k], torch.ones_like(neighbours[:, :k]))
+            # numpy's argmax takes the first of equals
+            predicted[k][first : first + BATCH_SIZE] = votes.numpy().argmax(axis=1)
     return predicted

@@ -1,16 +1,15 @@
-"""Scores of a run on labelled images, with the two controls in the same table: raw pixels and an untrained encoder.
+"""Scores of a run, with the two controls in the same table: raw pixels and an untrained encoder.
 
     result = evaluate_run("runs/demo", data="cifar10", num_train=10_000)
-    print(format_table(result))
+    print(format_tables(result))
 
 The encoder is frozen, the last checkpoint is the one that is scored, and nothing is chosen by its test score.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,99 +20,61 @@ from contrast.checkpoint import CHECKPOINT_NAME, check_checkpoint_config, load_c
 from contrast.distributed import resolve_device
 from contrast.encoders import Encoder, build_encoder
 from contrast.evaluation.features import FEATURES_FOLDER, cached_features, pixel_features, weights_sha256
-from contrast.evaluation.knn import NUM_NEIGHBOURS, knn_accuracy
+from contrast.evaluation.fewshot import few_shot_accuracies
+from contrast.evaluation.geometry import rankme
+from contrast.evaluation.groups import Encode, load_groups, score_groups
+from contrast.evaluation.knn import DEFAULT_KS, NUM_NEIGHBOURS, knn_accuracies
 from contrast.evaluation.linear import linear_probe
+from contrast.evaluation.logistic import logistic_regression
+from contrast.evaluation.results import (
+    ROW_TITLES,
+    ROWS,
+    Evaluation,
+    FewShotScore,
+    GroupScore,
+    GroupScores,
+    Score,
+    TestScores,
+    write_evaluation,
+)
 from contrast.evaluation.sources import load_pair
 from contrast.images import LabelledImages, align_classes
-from contrast.run_folder import EVALUATION_NAME, RunRecord, read_run
-from shards.atomic import write_atomically
-from shards.canonical import JSON
+from contrast.run_folder import RunRecord, read_run
 from shards.console import Progress, format_count
 
-ROWS = ("pixels", "random", "trained")
-ROW_TITLES = {"pixels": "raw pixels", "random": "random encoder", "trained": "trained encoder"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """One row of the table; percentages."""
-
-    knn: float
-    linear: float
-    linear_penalty: float
-    linear_converged: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What RUN/evaluate.json says."""
-
-    run: str
-    evaluated_on: str
-    """The test images, and whether they are real."""
-    trained_with: str
-    """The labelled training images of the kNN and of the probe."""
-    is_real: bool
-    num_train: int
-    num_test: int
-    num_classes: int
-    k: int
-    encoder: str
-    precision: str
-    step: int
-    weights_sha256: str
-    notes: tuple[str, ...]
-    scores: dict[str, Score]
-    """By row: pixels, random, trained."""
-    seconds: float
-
-    def to_json(self) -> dict[str, JSON]:
-        """Plain mapping, fit for json.dumps."""
-        return {
-            **self.__dict__,
-            "notes": list(self.notes),
-            "scores": {row: dict(score.__dict__) for row, score in self.scores.items()},
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, JSON]) -> Evaluation:
-        """The inverse of to_json.
-
-        Raises:
-            ValueError: a field is missing, unknown or of another type.
-        """
-        try:
-            scores = {row: Score(**data["scores"][row]) for row in ROWS}
-            if any(
-                not isinstance(value, int | float) for score in scores.values() for value in score.__dict__.values()
-            ):
-                raise ValueError("a score is no number")
-            return cls(**{**data, "notes": tuple(data["notes"]), "scores": scores})
-        except KeyError as error:
-            raise ValueError(f"it has no {error.args[0]}") from error
-        except TypeError as error:
-            raise ValueError(str(error)) from error
+TEST_SCORES = ("knn", "linear", "logistic", "fewshot", "rankme")
+"""Of labelled images."""
+GROUP_SCORES = ("lidar", "alignment", "uniformity")
+"""Of the groups of a dataset."""
+DEFAULT_SCORES = ("knn", "linear")
 
 
 def evaluate_run(
     run: str | Path,
     *,
-    data: str,
+    data: str | Path | Sequence[str | Path] = (),
     data_train: str | None = None,
     data_root: str | Path | None = None,
     num_train: int | None = None,
-    k: int = NUM_NEIGHBOURS,
+    groups: str | Path | None = None,
+    scores: Sequence[str] | None = None,
+    k: int | Sequence[int] | None = None,
+    controls: bool = True,
     device: str = "auto",
     num_threads: int | None = None,
     quiet: bool = False,
 ) -> Evaluation:
-    """Scores a run's newest checkpoint by kNN and linear probe, beside both controls, and writes RUN/evaluate.json.
+    """Scores a run's newest checkpoint, beside both controls, and writes RUN/evaluate.json anew.
 
     Args:
-        data: cifar10, the name of a torchvision dataset, an image folder, or a folder of shards; see
-            contrast.evaluation.sources.
+        data: one source of labelled images or several: cifar10, the name of a torchvision dataset, an image folder, or
+            a folder of shards; see contrast.evaluation.sources.
         data_train: another source for the labelled training images.
         num_train: how many of those, classes balanced; all when None.
+        groups: a dataset of shards for lidar, alignment and uniformity.
+        scores: names among TEST_SCORES and GROUP_SCORES; knn and linear when None, and of `groups` all that it has.
+        k: neighbours of kNN; when None those of 1, 10, 20 and 200 that the training labels are enough for.
+        controls: whether raw pixels and the untrained encoder are scored, too.
         num_threads: threads of a CPU operation; torch's own choice when None.
 
     Raises:
@@ -122,58 +83,91 @@ def evaluate_run(
     """
     started = time.perf_counter()
     run = Path(run)
+    sources = [str(data)] if isinstance(data, str | Path) else [str(source) for source in data]
+    test_names, group_names = choose_scores(scores, has_data=bool(sources), has_groups=groups is not None)
+    ks = None if k is None else (k,) if isinstance(k, int) else tuple(dict.fromkeys(k))
+    if ks is not None and (not ks or min(ks) < 1):
+        raise ValueError(f"--k {','.join(map(str, ks))}: give whole numbers above 0, such as 1,10")
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     place = resolve_device(device)
     record = read_run(run)
     trained, step = load_encoder(run, record)
-    train, test = load_pair(
-        data,
-        image_size=record.trained_on.image_size,
-        data_train=data_train,
-        data_root=None if data_root is None else Path(data_root),
-        trained_on=record.trained_on,
+    unfinished = (
+        () if step == record.config.steps else (f"the run is not finished: step {step} of {record.config.steps}",)
     )
-    train, test, note = align_classes(train, test)
-    notes = [note] if note else []
-    if step < record.config.steps:
-        notes.append(f"the run is not finished: step {step} of {record.config.steps}")
-    if not test.is_real:
-        notes.append("the test images came out of a generator: this is no score on photographs")
-    if num_train is not None:
-        train = train.first_of_each_class(num_train)
+    tests = [
+        _load_test(source, record, data_train=data_train, data_root=data_root, num_train=num_train, ks=ks)
+        for source in sources
+    ]
+    held = None
+    if groups is not None:
+        held = load_groups(groups, image_size=record.trained_on.image_size, trained_on=record.trained_on)
 
-    scores = {}
-    with Progress(total=len(ROWS), unit="rows", label="evaluating", quiet=quiet) as progress:
-        for row in ROWS:
-            progress.note(f"{ROW_TITLES[row]}: features, {k} nearest neighbours, linear probe")
-            if row == "pixels":
-                features = pixel_features(train.pixels), pixel_features(test.pixels)
-            else:
-                encoder = trained if row == "trained" else untrained_encoder(record)
-                features = _features_of(encoder, train, test, run, place, record.config.precision)
-            scores[row] = _score(*features, train.labels, test.labels, k=k)
-            progress.advance(1)
+    rows = ROWS if controls else ("trained",)
+    test_scores: list[dict[str, Score]] = [{} for _ in tests]
+    group_scores: dict[str, GroupScore] = {}
+    num_parts = len(rows) * (len(tests) + (held is not None))
+    with Progress(total=num_parts, unit="parts", label="evaluating", quiet=quiet) as progress:
+        for row in rows:
+            encode = _encode_as(row, record, trained, run, place)
+            for test, table in zip(tests, test_scores, strict=True):
+                progress.note(f"{ROW_TITLES[row]}, {test.source}: features, {', '.join(test_names)}")
+                table[row] = _score_test(encode(test.train), encode(test.test), test, test_names, device=place)
+                progress.advance(1)
+            if held is not None:
+                progress.note(f"{ROW_TITLES[row]}, {held.dataset}: features, {', '.join(group_names)}")
+                group_scores[row] = score_groups(held, encode, record.config.augment, names=group_names)
+                progress.advance(1)
     evaluation = Evaluation(
         run=str(run),
-        evaluated_on=f"{test.name}, {format_count(len(test))} {'real' if test.is_real else 'generated'} images",
-        trained_with=f"{train.name}, {format_count(len(train))} labels",
-        is_real=test.is_real,
-        num_train=len(train),
-        num_test=len(test),
-        num_classes=len(test.class_names),
-        k=k,
         encoder=record.config.encoder,
         precision=record.config.precision,
         step=step,
         weights_sha256=weights_sha256(trained),
-        notes=tuple(notes),
-        scores=scores,
+        tests=tuple(test.record(table, notes=unfinished) for test, table in zip(tests, test_scores, strict=True)),
+        groups=None
+        if held is None
+        else GroupScores(
+            dataset=held.dataset,
+            first=held.first,
+            num_groups=held.images.shape[0],
+            num_images=held.images.shape[1],
+            notes=(*held.notes, *unfinished),
+            scores=group_scores,
+        ),
         seconds=round(time.perf_counter() - started, 1),
     )
-    text = json.dumps(evaluation.to_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    write_atomically(run / EVALUATION_NAME, text.encode())
+    write_evaluation(run, evaluation)
     return evaluation
+
+
+def choose_scores(
+    scores: Sequence[str] | None, *, has_data: bool, has_groups: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The scores to take of labelled images and of groups, in the order of the tables.
+
+    Raises:
+        ValueError: a name is unknown, or what a score is taken on was not given, or nothing uses what was.
+    """
+    if not has_data and not has_groups:
+        raise ValueError("nothing to score on: give --data, such as --data cifar10, or --groups")
+    known = (*TEST_SCORES, *GROUP_SCORES)
+    for name in scores or ():
+        if name not in known:
+            raise ValueError(f"unknown score {name!r}: choose among {', '.join(known)}")
+    wanted = scores if scores is not None else (*DEFAULT_SCORES, *GROUP_SCORES)
+    of_tests = tuple(name for name in TEST_SCORES if name in wanted and (has_data or scores is not None))
+    of_groups = tuple(name for name in GROUP_SCORES if name in wanted and (has_groups or scores is not None))
+    if of_tests and not has_data:
+        raise ValueError(f"{of_tests[0]} is a score of labelled images: give --data, such as --data cifar10")
+    if of_groups and not has_groups:
+        raise ValueError(f"{of_groups[0]} is a score of groups: give --groups, a dataset of shards")
+    if has_data and not of_tests:
+        raise ValueError(f"--data is given and no score uses it: add one of {', '.join(TEST_SCORES)} to --scores")
+    if has_groups and not of_groups:
+        raise ValueError(f"--groups is given and no score uses it: add one of {', '.join(GROUP_SCORES)} to --scores")
+    return of_tests, of_groups
 
 
 def load_encoder(run: Path, record: RunRecord) -> tuple[Encoder, int]:
@@ -198,36 +192,106 @@ def untrained_encoder(record: RunRecord) -> Encoder:
     return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def format_table(evaluation: Evaluation) -> str:
-    """The scores as plain text, with what they were taken on."""
-    lines = [f"tested on   {evaluation.evaluated_on}", f"labels from {evaluation.trained_with}"]
-    lines += [f"note        {note}" for note in evaluation.notes]
-    lines += ["", f"{'top-1 accuracy, %':<20}{'kNN':>8}{'linear':>9}"]
-    for row in ROWS:
-        score = evaluation.scores[row]
-        unfinished = "" if score.linear_converged else "  (probe not converged)"
-        lines.append(f"{ROW_TITLES[row]:<20}{score.knn:>8.1f}{score.linear:>9.1f}{unfinished}")
-    return "\n".join(lines)
+@dataclass(frozen=True, kw_only=True)
+class _Test:
+    """One source of labelled images, loaded."""
+
+    source: str
+    train: LabelledImages
+    test: LabelledImages
+    ks: tuple[int, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def k(self) -> int:
+        """Neighbours of the one kNN score that a table has room for."""
+        return NUM_NEIGHBOURS if NUM_NEIGHBOURS in self.ks else self.ks[0]
+
+    def record(self, scores: dict[str, Score], *, notes: tuple[str, ...]) -> TestScores:
+        kind = "real" if self.test.is_real else "generated"
+        return TestScores(
+            data=self.source,
+            evaluated_on=f"{self.test.name}, {format_count(len(self.test))} {kind} images",
+            trained_with=f"{self.train.name}, {format_count(len(self.train))} labels",
+            is_real=self.test.is_real,
+            num_train=len(self.train),
+            num_test=len(self.test),
+            num_classes=len(self.test.class_names),
+            k=self.k,
+            notes=(*self.notes, *notes),
+            scores=scores,
+        )
 
 
-def _features_of(
-    encoder: Encoder, train: LabelledImages, test: LabelledImages, run: Path, device: torch.device, precision: str
-) -> tuple[ndarray, ndarray]:
-    folder = run / FEATURES_FOLDER
-    return (
-        cached_features(encoder, train, folder=folder, device=device, precision=precision),
-        cached_features(encoder, test, folder=folder, device=device, precision=precision),
+def _load_test(
+    source: str,
+    record: RunRecord,
+    *,
+    data_train: str | None,
+    data_root: str | Path | None,
+    num_train: int | None,
+    ks: tuple[int, ...] | None,
+) -> _Test:
+    train, test = load_pair(
+        source,
+        image_size=record.trained_on.image_size,
+        data_train=data_train,
+        data_root=None if data_root is None else Path(data_root),
+        trained_on=record.trained_on,
+    )
+    train, test, note = align_classes(train, test)
+    notes = [note] if note else []
+    if not test.is_real:
+        notes.append("the test images came out of a generator: this is no score on photographs")
+    if num_train is not None:
+        train = train.first_of_each_class(num_train)
+    if ks is None:
+        ks = tuple(k for k in DEFAULT_KS if k <= len(train))
+        if ks != DEFAULT_KS:
+            notes.append(f"no kNN of more than {ks[-1]} neighbours: there are {len(train)} training labels")
+    return _Test(source=source, train=train, test=test, ks=ks, notes=tuple(notes))
+
+
+def _encode_as(row: str, record: RunRecord, trained: Encoder, run: Path, device: torch.device) -> Encode:
+    """How a row of the tables turns images into features."""
+    if row == "pixels":
+        return lambda images: pixel_features(images.pixels)
+    encoder = trained if row == "trained" else untrained_encoder(record)
+    return lambda images: cached_features(
+        encoder, images, folder=run / FEATURES_FOLDER, device=device, precision=record.config.precision
     )
 
 
-def _score(
-    train_features: ndarray, test_features: ndarray, train_labels: ndarray, test_labels: ndarray, *, k: int
+def _score_test(
+    train_features: ndarray,
+    test_features: ndarray,
+    test: _Test,
+    names: tuple[str, ...],
+    *,
+    device: torch.device,
 ) -> Score:
-    probe = linear_probe(train_features, train_labels, test_features, test_labels)
-    knn = knn_accuracy(train_features, train_labels, test_features, test_labels, k=k)
-    return Score(
-        knn=round(100 * knn, 2),
-        linear=round(100 * probe.accuracy, 2),
-        linear_penalty=probe.penalty,
-        linear_converged=probe.converged,
-    )
+    given = (train_features, test.train.labels, test_features, test.test.labels)
+    found: dict[str, object] = {}
+    if "knn" in names:
+        accuracies = knn_accuracies(*given, ks=test.ks)
+        found["knn"] = _percent(accuracies[test.k])
+        found["knn_by_k"] = {str(k): _percent(accuracy) for k, accuracy in accuracies.items()}
+    if "linear" in names:
+        probe = linear_probe(*given, device=device)
+        found["linear"], found["linear_learning_rate"] = _percent(probe.accuracy), probe.learning_rate
+    if "logistic" in names:
+        regression = logistic_regression(*given)
+        found["logistic"], found["logistic_penalty"] = _percent(regression.accuracy), regression.penalty
+        found["logistic_converged"] = regression.converged
+    if "fewshot" in names:
+        found["fewshot"] = {
+            str(shots): FewShotScore(mean=_percent(score.mean), interval=_percent(score.interval))
+            for shots, score in few_shot_accuracies(*given).items()
+        }
+    if "rankme" in names:
+        found["rankme"] = round(rankme(train_features), 2)
+    return Score(**found)  # type: ignore[arg-type]
+
+
+def _percent(share: float) -> float:
+    return round(100 * share, 2)

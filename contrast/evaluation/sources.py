@@ -9,28 +9,21 @@ two index ranges of a generated dataset.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy import ndarray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from contrast.data import default_folder, load_cifar10
-from contrast.images import LabelledImages, rank_within_class
+from contrast.evaluation.torchvision_sets import open_torchvision
+from contrast.images import LabelledImages
 from contrast.run_folder import TrainedOn, hash_anchors
-from shards.console import DamageError
 from shards.dataset import GroupDataset
 from shards.manifest import MANIFEST_NAME
+from shards.pictures import fit_image, list_image_folder, read_image
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff"})
 HELD_OUT_SHARE = 0.2
 """Of a generated dataset, at its end."""
-FOLDER_TEST_EVERY = 10
-"""Of an image folder without a split: the last of every ten images of a class, by name, is for testing."""
-TEST_FOLDERS = ("test", "val")
 
 
 def load_pair(
@@ -103,7 +96,7 @@ def _open_shards(data: str) -> GroupDataset | None:
 def _first_test_index(dataset: GroupDataset, trained_on: TrainedOn | None, *, hold_out: bool) -> int:
     """Groups from here on are for testing: unseen by the encoder and, with hold_out, at the dataset's end."""
     length = len(dataset)
-    seen = min(trained_on.num_groups, length) if trained_on is not None and _has_seen(trained_on, dataset) else 0
+    seen = 0 if trained_on is None else num_groups_seen(trained_on, dataset)
     first = max(length - int(length * HELD_OUT_SHARE), seen) if hold_out else seen
     if first >= length:
         raise ValueError(
@@ -113,10 +106,13 @@ def _first_test_index(dataset: GroupDataset, trained_on: TrainedOn | None, *, ho
     return first
 
 
-def _has_seen(trained_on: TrainedOn, dataset: GroupDataset) -> bool:
+def num_groups_seen(trained_on: TrainedOn, dataset: GroupDataset) -> int:
+    """How many groups of the dataset, from its beginning, have anchors that the encoder was trained on."""
     if trained_on.anchors_id is None:
-        return trained_on.recipe_id == dataset.manifest.recipe.id
-    return trained_on.anchors_id == _anchors_of(dataset)
+        has_seen = trained_on.recipe_id == dataset.manifest.recipe.id
+    else:
+        has_seen = trained_on.anchors_id == _anchors_of(dataset)
+    return min(trained_on.num_groups, len(dataset)) if has_seen else 0
 
 
 def _anchors_of(dataset: GroupDataset) -> str:
@@ -124,17 +120,18 @@ def _anchors_of(dataset: GroupDataset) -> str:
 
 
 def _from_shards(dataset: GroupDataset, first: int, last: int, size: int) -> LabelledImages:
+    is_real = dataset.manifest.recipe.is_real
     ids = np.array(sorted(dataset.class_names), dtype=np.int64)
     pixels = np.empty((last - first, dataset.image_size, dataset.image_size, 3), dtype=np.uint8)
     for start in range(first, last, 1000):
         rows = np.arange(start, min(start + 1000, last))
         pixels[rows - first] = dataset.batch(rows)[0][:, 0]
     images = LabelledImages(
-        name=f"generated anchors {first}…{last - 1} of {dataset.directory}",
+        name=f"{'images' if is_real else 'generated anchors'} {first}…{last - 1} of {dataset.directory}",
         pixels=pixels,
         labels=np.searchsorted(ids, dataset.labels[first:last]),
         class_names=tuple(dataset.class_names[int(label)] for label in ids),
-        is_real=False,
+        is_real=is_real,
     )
     return images if dataset.image_size == size else _resized(images, size)
 
@@ -144,39 +141,12 @@ def _from_shards(dataset: GroupDataset, first: int, last: int, size: int) -> Lab
 
 
 def _from_folder(folder: Path, split: str, size: int) -> LabelledImages:
-    test_folder = next((name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
-    has_split = test_folder is not None and (folder / "train").is_dir()
-    root = folder / (split if split == "train" else str(test_folder)) if has_split else folder
-    class_names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(class_names) < 2:
-        raise ValueError(f"{root}: an image folder holds one folder per class, and two classes or more")
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(class_names):
-        found = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not found:
-            raise ValueError(f"{root / name}: a class without images; remove the folder or fill it")
-        files += found
-        labels += [label] * len(found)
-    chosen = np.arange(len(files))
-    if not has_split:
-        is_test = rank_within_class(np.array(labels)) % FOLDER_TEST_EVERY == FOLDER_TEST_EVERY - 1
-        chosen = np.flatnonzero(is_test if split == "test" else ~is_test)
-        if len(chosen) == 0:
-            raise ValueError(f"{folder}: {FOLDER_TEST_EVERY} images of a class are needed to hold one of them out")
-    pixels = np.empty((len(chosen), size, size, 3), dtype=np.uint8)
-    for row, index in enumerate(chosen):
-        try:
-            with Image.open(files[index]) as picture:
-                pixels[row] = _fit(picture.convert("RGB"), size)
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise DamageError(f"{files[index]} does not decode ({error}): repair or remove it") from error
+    files, labels, class_names = list_image_folder(folder, split=split)
+    pixels = np.empty((len(files), size, size, 3), dtype=np.uint8)
+    for row, path in enumerate(files):
+        pixels[row] = fit_image(read_image(path), size)
     return LabelledImages(
-        name=f"{folder.name} {split}",
-        pixels=pixels,
-        labels=np.array(labels, dtype=np.int64)[chosen],
-        class_names=tuple(class_names),
-        is_real=True,
+        name=f"{folder.name} {split}", pixels=pixels, labels=labels, class_names=class_names, is_real=True
     )
 
 
@@ -185,41 +155,15 @@ def _from_folder(folder: Path, split: str, size: int) -> LabelledImages:
 
 
 def _from_torchvision(name: str, split: str, size: int, root: Path | None) -> LabelledImages:
-    import torchvision.datasets
-
-    matches = [known for known in torchvision.datasets.__all__ if known.lower() == name.lower().replace("-", "")]
-    if not matches:
-        raise ValueError(f"no folder {name} and no torchvision dataset of that name: check --data")
-    constructor: Callable[..., Any] = getattr(torchvision.datasets, matches[0])
-    parameters = inspect.signature(constructor).parameters
-    folder = root or default_folder().parent / matches[0].lower()
-    arguments: dict[str, Any] = {"root": str(folder)}
-    if "train" in parameters:
-        arguments["train"] = split == "train"
-    elif "split" in parameters:
-        arguments["split"] = split
-    else:
-        raise ValueError(f"torchvision's {matches[0]} has no training and test part: give an image folder")
-    if "download" in parameters:
-        folder.mkdir(parents=True, exist_ok=True)
-        arguments["download"] = True
-    try:
-        dataset = constructor(**arguments)
-    except (RuntimeError, OSError) as error:
-        raise ValueError(
-            f"torchvision's {matches[0]} cannot be had here ({error}): put its files into {folder}"
-        ) from error
-    pixels = np.empty((len(dataset), size, size, 3), dtype=np.uint8)
-    labels = np.empty(len(dataset), dtype=np.int64)
-    for row in range(len(dataset)):
-        picture, label = dataset[row]
-        pixels[row], labels[row] = _fit(picture.convert("RGB"), size), int(label)
-    names = getattr(dataset, "classes", None) or [str(label) for label in range(int(labels.max()) + 1)]
+    pictures = open_torchvision(name, split=split, root=root)
+    pixels = np.empty((len(pictures), size, size, 3), dtype=np.uint8)
+    for row in range(len(pictures)):
+        pixels[row] = fit_image(pictures.read(row), size)
     return LabelledImages(
-        name=f"{matches[0]} {split}",
+        name=f"{pictures.title} {split}",
         pixels=pixels,
-        labels=labels,
-        class_names=tuple(str(class_name) for class_name in names),
+        labels=pictures.labels,
+        class_names=pictures.class_names,
         is_real=True,
     )
 
@@ -228,20 +172,8 @@ def _from_torchvision(name: str, split: str, size: int, root: Path | None) -> La
 # Sizes
 
 
-def _fit(picture: Image.Image, size: int) -> ndarray:
-    """uint8 [size, size, 3]: the shorter side resized to `size`, then the centre."""
-    width, height = picture.size
-    if (width, height) != (size, size):
-        scale = size / min(width, height)
-        resized = (max(size, round(width * scale)), max(size, round(height * scale)))
-        picture = picture.resize(resized, Image.Resampling.BICUBIC)
-        left, top = (resized[0] - size) // 2, (resized[1] - size) // 2
-        picture = picture.crop((left, top, left + size, top + size))
-    return np.asarray(picture)
-
-
 def _resized(images: LabelledImages, size: int) -> LabelledImages:
-    pixels = np.stack([_fit(Image.fromarray(image), size) for image in images.pixels])
+    pixels = np.stack([fit_image(Image.fromarray(image), size) for image in images.pixels])
     return LabelledImages(
         name=f"{images.name}, resized to {size} px",
         pixels=pixels,

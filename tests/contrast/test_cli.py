@@ -27,13 +27,16 @@ def test_options_are_a_decision() -> None:
         "train": [
             "--shards", "--out", "--n", "--objective", "--encoder", "--samples", "--steps", "--epochs", "--batch-size",
             "--optimizer", "--learning-rate", "--weight-decay", "--temperature", "--seed", "--precision", "--device",
-            "--threads", "--workers", "--checkpoint-seconds", "--tensorboard", "--json",
+            "--threads", "--workers", "--checkpoint-seconds", "--tensorboard", "--knn-every", "--knn-data",
+            "--knn-data-root", "--json",
         ],
         "eval": [
-            "--run", "--data", "--data-train", "--data-root", "--num-train", "--k", "--device", "--threads", "--json",
+            "--run", "--data", "--data-train", "--data-root", "--num-train", "--groups", "--scores", "--k",
+            "--controls", "--device", "--threads", "--json",
         ],
         "data": [],
         "report": ["--run", "--out", "--sheet"],
+        "compare": ["--out", "--json"],
     }  # fmt: skip
 
 
@@ -102,6 +105,20 @@ def test_damage_is_exit_code_1(groups: Path, tmp_path: Path) -> None:
     assert "checkpoint.pt is damaged" in result.stderr and len(result.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to score on: give --data"),
+        (["--data", "cifar10", "--scores", "knn,,linear"], "write names with commas between them"),
+        (["--data", "cifar10", "--k", "1,0"], "'0' is out of range"),
+        (["--data", "cifar10", "--scores", "accuracy"], "unknown score 'accuracy': choose among knn"),
+    ],
+)
+def test_wrong_scores_are_one_line_with_the_fix(tmp_path: Path, arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(main, ["eval", "--run", str(tmp_path), *arguments])
+    assert result.exit_code == 2 and message in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
 def test_an_unwritable_place_is_named(groups: Path) -> None:
     command = ["train", "--shards", str(groups), "--out", "/proc/run", "--steps", "2", "--batch-size", "16"]
     result = CliRunner().invoke(main, command)
@@ -125,9 +142,15 @@ def test_from_groups_to_a_page(groups: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     evaluation = json.loads(result.stdout)
     assert evaluation == json.loads((run / "evaluate.json").read_text())
-    assert list(evaluation["scores"]) == ["pixels", "random", "trained"]
-    assert all({"knn", "linear"} <= score.keys() for score in evaluation["scores"].values())
-    assert evaluation["k"] == 5 and evaluation["num_test"] == 19
+    (test,) = evaluation["tests"]
+    assert list(test["scores"]) == ["pixels", "random", "trained"]
+    assert all({"knn", "linear"} <= score.keys() for score in test["scores"].values())
+    assert test["k"] == 5 and test["num_test"] == 19
+
+    scores = ["--scores", "rankme,knn", "--k", "1,10", "--no-controls", "--data", str(groups), "--data", str(groups)]
+    result = runner.invoke(main, ["eval", "--run", str(run), *scores])
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.count("kNN 1  kNN 10  RankMe") == 2 and "random encoder" not in result.stdout
 
     result = runner.invoke(main, ["report", "--run", str(run), "--out", str(tmp_path / "pages" / "report.html")])
     assert result.exit_code == 0, result.stderr
@@ -139,7 +162,7 @@ def test_counts_from_python_may_be_text(groups: Path, tmp_path: Path) -> None:
     summary = contrast.train(**sizes, n="0.064k", samples="64", batch_size="32")
     assert summary.steps == 2
     evaluation = contrast.eval(run=tmp_path / "run", data=str(groups), num_train="0.04k", device="cpu", quiet=True)
-    assert evaluation.num_train == 40
+    assert evaluation.tests[0].num_train == 40
     with pytest.raises(ValueError, match="n: '2q' is not a count: write a whole number above 0"):
         contrast.train(**sizes, n="2q", steps=1)
     with pytest.raises(ValueError, match="steps: '0' is out of range"):
@@ -154,6 +177,6 @@ def test_the_same_from_python(groups: Path, tmp_path: Path) -> None:
     )
     assert summary.steps == 2
     evaluation = contrast.eval(run=tmp_path / "run", data=str(groups), device="cpu", quiet=True)
-    assert set(evaluation.scores) == {"pixels", "random", "trained"}
+    assert set(evaluation.tests[0].scores) == {"pixels", "random", "trained"}
     page = contrast.report(run=tmp_path / "run", out=tmp_path / "report.html")
     assert page.read_text().startswith("<!doctype html>")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import torch
 from contrast.config import TrainConfig
 from contrast.encoders import Encoder, build_encoder
 from contrast.evaluation.features import cached_features, extract_features, pixel_features
-from contrast.evaluation.scoring import evaluate_run, format_table, load_encoder, untrained_encoder
+from contrast.evaluation.results import Evaluation, read_evaluation
+from contrast.evaluation.scoring import evaluate_run, load_encoder, untrained_encoder
+from contrast.evaluation.tables import format_tables
 from contrast.images import LabelledImages
 from contrast.run_folder import read_run
 from contrast.training import RunOptions, TrainedNetwork, train_encoder
@@ -43,23 +46,31 @@ def some_images(count: int = 30) -> LabelledImages:
 def test_the_trained_encoder_beats_both_controls_on_groups_it_has_not_seen(learnt: tuple[Path, Path]) -> None:
     run, shards = learnt
     evaluation = evaluate_run(run, data=str(shards), device="cpu", quiet=True)
-    scores = evaluation.scores
+    (test,) = evaluation.tests
+    scores = test.scores
     assert scores["trained"].knn > max(scores["pixels"].knn, scores["random"].knn)
     assert scores["trained"].linear > max(scores["pixels"].linear, scores["random"].linear) + 20
-    assert (evaluation.num_train, evaluation.num_test, evaluation.is_real) == (480, 120, False)
-    assert "generated anchors 480…599" in evaluation.evaluated_on
-    assert any("no score on photographs" in note for note in evaluation.notes)
+    assert (test.num_train, test.num_test, test.is_real) == (480, 120, False)
+    assert "generated anchors 480…599" in test.evaluated_on
+    assert any("no score on photographs" in note for note in test.notes)
+    assert (test.k, list(scores["trained"].knn_by_k)) == (10, ["1", "10", "20", "200"])
+    assert scores["trained"].knn == scores["trained"].knn_by_k["10"]
     written = json.loads((run / "evaluate.json").read_text())
-    assert written["scores"]["trained"]["knn"] == scores["trained"].knn
-    table = format_table(evaluation)
+    assert written["format"] == 2 and written["groups"] is None
+    assert written["tests"][0]["scores"]["trained"]["knn"] == scores["trained"].knn
+    assert "logistic" not in written["tests"][0]["scores"]["trained"]  # what was not asked for is not there
+    assert read_evaluation(run) == evaluation
+    table = format_tables(evaluation)
     assert f"{scores['random'].linear:.1f}" in table and "generated" in table
 
 
 def test_scoring_again_gives_the_same_and_leaves_the_run_as_it_was(learnt: tuple[Path, Path]) -> None:
     run, shards = learnt
     before = (run / "checkpoint.pt").read_bytes()
-    first, second = (evaluate_run(run, data=str(shards), num_train=100, device="cpu", quiet=True) for _ in range(2))
-    assert first.scores == second.scores and first.num_train == 100
+    options = {"num_train": 100, "controls": False, "device": "cpu", "quiet": True}
+    first, second = (evaluate_run(run, data=str(shards), **options) for _ in range(2))
+    assert first.tests == second.tests and first.tests[0].num_train == 100
+    assert first.tests[0].notes[-1] == "no kNN of more than 20 neighbours: there are 100 training labels"
     assert (run / "checkpoint.pt").read_bytes() == before
 
 
@@ -152,4 +163,70 @@ def test_an_unfinished_run_is_scored_and_said_to_be_unfinished(learnt: tuple[Pat
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     torch.save({**state, "step": 40}, tmp_path / "checkpoint.pt")
     evaluation = evaluate_run(tmp_path, data=str(shards), num_train=60, device="cpu", quiet=True)
-    assert "the run is not finished: step 40 of 80" in evaluation.notes
+    assert "the run is not finished: step 40 of 80" in evaluation.tests[0].notes
+
+
+def test_several_sources_and_all_scores_in_one_call(
+    learnt: tuple[Path, Path], make_groups: Callable[..., Path]
+) -> None:
+    run, shards = learnt
+    other = make_groups(num_groups=200, shard_size=100, seed=5)
+    evaluation = evaluate_run(
+        run,
+        data=[str(shards), other],
+        scores=("rankme", "fewshot", "logistic", "knn", "linear", "lidar", "alignment", "uniformity"),
+        k=(3, 1),
+        groups=shards,
+        controls=False,
+        device="cpu",
+        quiet=True,
+    )
+    assert [test.data for test in evaluation.tests] == [str(shards), str(other)]
+    for test in evaluation.tests:
+        assert list(test.scores) == ["trained"]  # no controls
+        score = test.scores["trained"]
+        assert list(score.knn_by_k) == ["3", "1"] and test.k == 3
+        assert min(score.linear, score.logistic, score.knn, score.fewshot["10"].mean) > 60
+        assert list(score.fewshot) == ["1", "5", "10"] and score.fewshot["1"].interval > 0
+        assert 1 < score.rankme < 512
+    groups = evaluation.groups.scores["trained"]
+    assert evaluation.groups.notes == ("the encoder was trained on 400 of these 600 groups",)
+    assert list(groups.alignment) == ["tx", "tz", "class"] and groups.alignment["class"] < 2
+    assert 1 < groups.lidar < 512 and -4 < groups.uniformity < 0
+    table = format_tables(evaluation)
+    for head in ("kNN 3", "kNN 1", "linear", "logistic", "1-shot", "RankMe", "LiDAR", "alignment tz", "uniformity"):
+        assert head in table, head
+    assert Evaluation.from_json(json.loads(json.dumps(evaluation.to_json()))) == evaluation
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "nothing to score on: give --data"),
+        ({"data": "cifar10", "scores": ("knn", "fid")}, "unknown score 'fid': choose among knn, linear, logistic"),
+        ({"data": "cifar10", "scores": ("lidar",)}, "lidar is a score of groups: give --groups"),
+        ({"groups": "x", "scores": ("knn",)}, "knn is a score of labelled images: give --data"),
+        ({"data": "cifar10", "groups": "x", "scores": ("knn",)}, "--groups is given and no score uses it"),
+        ({"data": "cifar10", "groups": "x", "scores": ("lidar",)}, "--data is given and no score uses it"),
+        ({"data": "cifar10", "k": (1, 0)}, "--k 1,0: give whole numbers above 0"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(tmp_path: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        evaluate_run(tmp_path, **options, device="cpu", quiet=True)
+
+
+def test_k_that_was_asked_for_is_not_left_out(learnt: tuple[Path, Path]) -> None:
+    run, shards = learnt
+    with pytest.raises(ValueError, match="k = 200 neighbours of 100 training images: use a smaller --k"):
+        evaluate_run(run, data=str(shards), num_train=100, k=200, controls=False, device="cpu", quiet=True)
+
+
+def test_groups_of_another_size_are_refused(learnt: tuple[Path, Path], tmp_path: Path) -> None:
+    run, shards = learnt
+    config = json.loads((run / "config.json").read_text())
+    config["trained_on"]["image_size"] = 32  # the encoder of this family takes any size
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes())
+    with pytest.raises(ValueError, match="its images have 16 px, the encoder was trained on 32 px"):
+        evaluate_run(tmp_path, groups=shards, device="cpu", quiet=True)

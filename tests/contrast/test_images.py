@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from contrast.images import LabelledImages, align_classes, rank_within_class
+from contrast.images import LabelledImages, align_classes
+from shards.pictures import rank_within_class
 
 
 def labelled(labels: list[int], class_names: tuple[str, ...], name: str = "some") -> LabelledImages:

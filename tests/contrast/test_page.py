@@ -42,12 +42,17 @@ def test_a_page_without_scores_says_how_to_get_them(run: Path, tmp_path: Path) -
 
 
 def test_the_page_holds_everything(run: Path, groups: Path, tmp_path: Path) -> None:
-    evaluation = evaluate_run(run, data=str(groups), device="cpu", quiet=True)
+    scores = ("knn", "linear", "logistic", "rankme", "lidar", "alignment", "uniformity")
+    evaluation = evaluate_run(run, data=str(groups), groups=groups, scores=scores, device="cpu", quiet=True)
+    (test,) = evaluation.tests
     Image.new("RGB", (4, 4), (1, 2, 3)).save(tmp_path / "sheet.png")
     page = write_report(run, tmp_path / "report.html", sheet=tmp_path / "sheet.png").read_text()
-    for score in evaluation.scores.values():
+    for score in test.scores.values():
         assert f"<td>{score.knn:.1f}</td>" in page and f"<td>{score.linear:.1f}</td>" in page
-    assert evaluation.evaluated_on in page and "no score on photographs" in page
+        assert f"<td>{score.logistic:.1f}" in page and f"<td>{score.rankme:.1f}</td>" in page
+    for score in evaluation.groups.scores.values():
+        assert f"<td>{score.lidar:.1f}</td>" in page and f"<td>{score.alignment['tz']:.3f}</td>" in page
+    assert test.evaluated_on in page and "no score on photographs" in page
     assert base64.b64encode((tmp_path / "sheet.png").read_bytes()).decode() in page
     assert page.count("<svg") == 1
     links = Links()
@@ -75,9 +80,10 @@ def test_wrong_input_is_refused(run: Path, tmp_path: Path) -> None:
     [
         (
             "evaluate.json",
-            '{"accuracy": 1}',
-            r"evaluate\.json is no result of contrast eval \(it has no scores\): remove",
+            '{"scores": 1}',
+            r"evaluate\.json is no result of contrast eval \(it is of format 1, this version reads 2\): remove",
         ),
+        ("evaluate.json", '{"format": 2}', r"evaluate\.json is no result of contrast eval \(it has no tests\): remove"),
         ("evaluate.json", "[]", r"evaluate\.json is no result of contrast eval .*: remove it and score again"),
         ("evaluate.json", "{}", r"evaluate\.json is no result of contrast eval .*: remove it and score again"),
         (
@@ -98,9 +104,18 @@ def test_damaged_files_of_a_run_are_named(run: Path, tmp_path: Path, name: str, 
 
 
 def test_scores_of_other_fields_are_named(run: Path, groups: Path, tmp_path: Path) -> None:
-    evaluation = evaluate_run(run, data=str(groups), device="cpu", quiet=True).to_json()
+    evaluation = evaluate_run(run, data=str(groups), scores=("knn",), device="cpu", quiet=True).to_json()
     (tmp_path / "config.json").write_bytes((run / "config.json").read_bytes())
-    for change in ({"scores": {**evaluation["scores"], "trained": {"top1": 5.0}}}, {"flavour": "x"}, {"notes": None}):
+    (test,) = evaluation["tests"]
+    changes = (
+        {"scores": {**test["scores"], "trained": {"top1": 5.0}}},
+        {"scores": {**test["scores"], "trained": {"knn": "good"}}},
+        {"scores": {"pixels": test["scores"]["pixels"]}},
+        {"scores": {**test["scores"], "other": {}}},
+        {"flavour": "x"},
+        {"notes": None},
+    )
+    for change in ({"flavour": "x"}, {"tests": 5}, *({"tests": [{**test, **change}]} for change in changes)):
         (tmp_path / "evaluate.json").write_text(json.dumps({**evaluation, **change}))
         with pytest.raises(DamageError, match=r"evaluate\.json is no result of contrast eval .*: remove it"):
             write_report(tmp_path, tmp_path / "report.html")

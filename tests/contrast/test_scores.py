@@ -1,14 +1,19 @@
-"""kNN and the linear probe against scikit-learn, and what they may not look at."""
+"""kNN, the linear probe, logistic regression and few-shot against oracles, and what they may not look at."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from contrast.evaluation.knn import knn_accuracy, knn_predict
-from contrast.evaluation.linear import PENALTIES, linear_probe
+from contrast.batches import draw_order
+from contrast.evaluation.fewshot import draw_shots, few_shot_accuracies
+from contrast.evaluation.holdout import hold_out_tenth
+from contrast.evaluation.knn import knn_accuracies, knn_accuracy, knn_predict
+from contrast.evaluation.linear import LEARNING_RATES, linear_probe, train_heads
+from contrast.evaluation.logistic import PENALTIES, logistic_regression
 
 
 def clusters(num: int, *, seed: int, noise: float = 1.6, dim: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -39,10 +44,10 @@ def test_knn_needs_k_images() -> None:
         knn_predict(features, labels, features, k=10)
 
 
-def test_linear_probe_equals_scikit_learn_on_standardised_features() -> None:
+def test_logistic_regression_equals_scikit_learn_on_standardised_features() -> None:
     (train, train_labels), (test, test_labels) = clusters(500, seed=1), clusters(500, seed=2)
     train, test = train * np.linspace(0.1, 30, 12, dtype=np.float32), test * np.linspace(0.1, 30, 12, dtype=np.float32)
-    probe = linear_probe(train, train_labels, test, test_labels, penalties=(0.1,))
+    probe = logistic_regression(train, train_labels, test, test_labels, penalties=(0.1,))
     mean, scale = train.mean(axis=0), train.std(axis=0)
     oracle = LogisticRegression(C=1 / (500 * 0.1), max_iter=1000).fit((train - mean) / scale, train_labels)
     assert probe.penalty == 0.1 and probe.converged
@@ -54,8 +59,8 @@ def test_the_penalty_is_picked_without_the_test_labels() -> None:
         clusters(300, seed=1, dim=60, noise=3),
         clusters(300, seed=2, dim=60, noise=3),
     )
-    probe = linear_probe(train, train_labels, test, test_labels)
-    shuffled = linear_probe(train, train_labels, test, np.random.default_rng(0).permutation(test_labels))
+    probe = logistic_regression(train, train_labels, test, test_labels)
+    shuffled = logistic_regression(train, train_labels, test, np.random.default_rng(0).permutation(test_labels))
     assert probe.penalty == shuffled.penalty
     assert probe.picked_accuracy == shuffled.picked_accuracy
     assert probe.accuracy > 0.6 > 0.3 > shuffled.accuracy
@@ -65,15 +70,122 @@ def test_more_noise_wants_more_penalty() -> None:
     rng = np.random.default_rng(0)
     (train, labels), (test, test_labels) = clusters(150, seed=1), clusters(150, seed=2)
     drowned = [np.hstack([x, 3 * rng.normal(size=(150, 300)).astype(np.float32)]) for x in (train, test)]
-    probe = linear_probe(drowned[0], labels, drowned[1], test_labels)
+    probe = logistic_regression(drowned[0], labels, drowned[1], test_labels)
     assert probe.penalty >= 0.1
-    weakest = linear_probe(drowned[0], labels, drowned[1], test_labels, penalties=(min(PENALTIES),))
+    weakest = logistic_regression(drowned[0], labels, drowned[1], test_labels, penalties=(min(PENALTIES),))
     assert probe.accuracy >= weakest.accuracy
 
 
 def test_constant_features_and_few_images_are_no_trouble() -> None:
     features, labels = clusters(20, seed=1)
     features[:, 3] = 7
-    assert 0 <= linear_probe(features, labels, features, labels).accuracy <= 1
-    with pytest.raises(ValueError, match="two training images of every class or more"):
-        linear_probe(features[:5], labels[:5], features, labels)
+    for fit in (logistic_regression, linear_probe):
+        assert 0.6 < fit(features, labels, features, labels).accuracy <= 1
+        with pytest.raises(ValueError, match="two training images of every class or more"):
+            fit(features[:5], labels[:5], features, labels)
+
+
+@pytest.mark.parametrize("k", [1, 3, 20])
+def test_many_k_at_once_are_each_of_them_alone(k: int) -> None:
+    (train, train_labels), (test, test_labels) = clusters(200, seed=1), clusters(301, seed=2)
+    together = knn_accuracies(train, train_labels, test, test_labels, ks=(20, 1, 3))
+    assert list(together) == [20, 1, 3]
+    oracle = KNeighborsClassifier(k, metric="cosine").fit(train, train_labels)
+    assert together[k] == pytest.approx(oracle.score(test, test_labels))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The linear probe
+
+
+def test_heads_side_by_side_are_torch_s_own_sgd_one_by_one() -> None:
+    features, labels = clusters(600, seed=1)
+    rates, steps = (0.01, 0.3), 7
+    heads = train_heads(
+        features, labels, learning_rates=rates, num_classes=5, num_steps=steps, device=torch.device("cpu")
+    )
+    inputs = torch.from_numpy((features - features.mean(axis=0)) / features.std(axis=0))
+    for number, rate in enumerate(rates):
+        layer = torch.nn.Linear(12, 5)
+        for parameter in layer.parameters():
+            torch.nn.init.zeros_(parameter)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=rate, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for step in range(steps):
+            epoch, position = divmod(step, 2)  # two whole batches of 256
+            rows = draw_order(600, seed=0, epoch=epoch)[position * 256 : (position + 1) * 256]
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(layer(inputs[rows]), torch.from_numpy(labels[rows])).backward()
+            optimizer.step()
+            schedule.step()
+        torch.testing.assert_close(heads.weight[:, number].T, layer.weight.detach(), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(heads.bias[number], layer.bias.detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_the_linear_probe_comes_close_to_the_best_linear_classifier() -> None:
+    (train, train_labels), (test, test_labels) = clusters(2000, seed=1), clusters(2000, seed=2)
+    oracle = LogisticRegression(max_iter=1000).fit(train, train_labels)
+    best = oracle.score(test, test_labels)
+    heads = train_heads(train, train_labels, learning_rates=(0.1, 1.0), num_classes=5, device=torch.device("cpu"))
+    assert heads.accuracies(test, test_labels) == pytest.approx([best, best], abs=0.005)
+    probe = linear_probe(train, train_labels, test, test_labels)
+    assert probe.learning_rate in LEARNING_RATES
+    assert probe.accuracy == pytest.approx(best, abs=0.03)  # two hundred images pick the learning rate
+
+
+def test_the_learning_rate_is_picked_on_a_tenth_and_without_the_test_labels() -> None:
+    (train, train_labels), (test, test_labels) = clusters(300, seed=1), clusters(300, seed=2)
+    options = {"learning_rates": (0.01, 300.0), "num_steps": 60}
+    probe = linear_probe(train, train_labels, test, test_labels, **options)
+    shuffled = linear_probe(train, train_labels, test, np.random.default_rng(0).permutation(test_labels), **options)
+    assert probe.learning_rate == shuffled.learning_rate == 0.01
+    assert probe.picked_accuracy == shuffled.picked_accuracy
+    assert probe.accuracy > 0.6 > 0.3 > shuffled.accuracy
+
+
+def test_the_held_out_tenth_is_balanced_and_never_the_whole_of_a_class() -> None:
+    held_out = hold_out_tenth(np.arange(100) % 5)
+    assert np.bincount((np.arange(100) % 5)[held_out]).tolist() == [2, 2, 2, 2, 2]
+    assert hold_out_tenth(np.array([0, 0, 1, 1, 1])).tolist() == [False, True, False, False, True]
+    with pytest.raises(ValueError, match="two training images of every class"):
+        hold_out_tenth(np.array([0, 0, 1]))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Few-shot
+
+
+def test_few_shot_is_the_nearest_class_mean_over_the_draws() -> None:
+    (train, train_labels), (test, test_labels) = clusters(100, seed=1), clusters(80, seed=2)
+    scores = few_shot_accuracies(train, train_labels, test, test_labels, shots=(1, 5), num_draws=12)
+    unit = train / np.linalg.norm(train, axis=1, keepdims=True)
+    for shots, score in scores.items():
+        accuracies = []
+        for draw in range(12):
+            rows = draw_shots(train_labels, count=shots, draw=draw)
+            right = 0
+            for query, label in zip(test, test_labels, strict=True):
+                cosines = [
+                    float(query @ unit[rows[c]].mean(axis=0) / np.linalg.norm(unit[rows[c]].mean(axis=0)))
+                    for c in range(5)
+                ]
+                right += int(np.argmax(cosines) == label)
+            accuracies.append(right / len(test))
+        assert score.mean == pytest.approx(np.mean(accuracies))
+        assert score.interval == pytest.approx(2.201 * np.std(accuracies, ddof=1) / np.sqrt(12), rel=1e-3)  # t(11)
+    assert scores[1].mean < scores[5].mean
+
+
+def test_draws_are_of_every_class_without_repetition_and_differ() -> None:
+    labels = np.random.default_rng(0).permutation(np.arange(90) % 3)
+    rows = draw_shots(labels, count=10, draw=0)
+    assert rows.shape == (3, 10) and len(set(rows.ravel().tolist())) == 30
+    assert (labels[rows] == np.arange(3)[:, None]).all()
+    assert np.array_equal(rows, draw_shots(labels, count=10, draw=0))
+    assert not np.array_equal(rows, draw_shots(labels, count=10, draw=1))
+
+
+def test_more_shots_than_images_are_refused() -> None:
+    features, labels = clusters(40, seed=1)
+    with pytest.raises(ValueError, match="10 shots of a class that has 8 training images: raise --num-train"):
+        few_shot_accuracies(features, labels, features, labels)

@@ -10,6 +10,8 @@ import pytest
 import torchvision.datasets
 from PIL import Image
 
+import contrast
+import shards
 from contrast.evaluation.sources import load_pair
 from contrast.run_folder import TrainedOn, hash_anchors
 from shards.console import DamageError
@@ -151,28 +153,103 @@ def test_two_sources(groups: Path, folder: Path) -> None:
     assert len(test) == 4 and test.is_real and test.pixels.shape[1] == 16
 
 
-def test_torchvision_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class TinyDigits:
-        classes = ("zero", "one")
+class TinyDigits:
+    classes = ("zero", "one")
 
-        def __init__(self, root: str, train: bool = True, download: bool = False) -> None:
-            assert Path(root) == tmp_path and download
-            self.count = 6 if train else 4
+    def __init__(self, root: str, train: bool = True, download: bool = False) -> None:
+        assert download
+        self.count = 6 if train else 4
 
-        def __len__(self) -> int:
-            return self.count
+    def __len__(self) -> int:
+        return self.count
 
-        def __getitem__(self, row: int) -> tuple[Image.Image, int]:
-            return Image.new("L", (28, 28), row), row % 2
+    def __getitem__(self, row: int) -> tuple[Image.Image, int]:
+        return Image.new("L", (28, 28), row), row % 2
 
-    class NoSplit:
-        def __init__(self, root: str) -> None: ...
 
-    monkeypatch.setattr(torchvision.datasets, "MNIST", TinyDigits)
-    monkeypatch.setattr(torchvision.datasets, "Caltech101", NoSplit)
+class OtherSplits(TinyDigits):
+    """Its test part is called valid, and its classes are lists of synonyms."""
+
+    classes = (("tench", "Tinca tinca"), ("crane", "bird/wader"))
+
+    def __init__(self, root: str, split: str = "train") -> None:
+        if split not in ("train", "valid"):
+            raise ValueError(f"Unknown value '{split}' for argument split.")
+        self.count = 6 if split == "train" else 4
+
+
+class NoSplit(TinyDigits):
+    def __init__(self, root: str) -> None:
+        self.count = 40
+
+
+class NoClass(NoSplit):
+    def __getitem__(self, row: int) -> tuple[Image.Image, dict[str, int]]:  # type: ignore[override]
+        return Image.new("L", (28, 28), row), {"boxes": 1}
+
+
+@pytest.fixture
+def torchvision_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known names that fetch nothing."""
+    sets = {"MNIST": TinyDigits, "Country211": OtherSplits, "Caltech101": NoSplit, "VOCDetection": NoClass}
+    for name, stand_in in sets.items():
+        monkeypatch.setattr(torchvision.datasets, name, stand_in)
+
+
+def test_torchvision_by_name(tmp_path: Path, torchvision_sets: None) -> None:
     train, test = load_pair("mnist", image_size=14, data_root=tmp_path)
     assert (len(train), len(test), test.name) == (6, 4, "MNIST test")
     assert test.class_names == ("zero", "one") and test.labels.tolist() == [0, 1, 0, 1]
     assert test.pixels.shape == (4, 14, 14, 3) and test.pixels[3].max() == 3
-    with pytest.raises(ValueError, match="Caltech101 has no training and test part"):
-        load_pair("Caltech101", image_size=14, data_root=tmp_path)
+
+
+def test_torchvision_s_other_ways_to_split(tmp_path: Path, torchvision_sets: None) -> None:
+    train, test = load_pair("Country211", image_size=14, data_root=tmp_path)
+    assert (len(train), len(test)) == (6, 4) and test.class_names == ("tench, Tinca tinca", "crane, bird/wader")
+    train, test = load_pair("Caltech101", image_size=14, data_root=tmp_path)  # every tenth of a class, as in folders
+    assert (len(train), len(test)) == (36, 4) and test.pixels[:, 0, 0, 0].tolist() == [18, 19, 38, 39]
+    with pytest.raises(ValueError, match="VOCDetection has no single class per image: give an image folder"):
+        load_pair("VOCDetection", image_size=14, data_root=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["MNIST", "Country211", "Caltech101"])
+def test_as_an_image_folder_it_has_the_same_two_parts(name: str, tmp_path: Path, torchvision_sets: None) -> None:
+    counts = contrast.data.images(name, out=tmp_path / "d", root=tmp_path, quiet=True)
+    given = load_pair(name, image_size=28, data_root=tmp_path)
+    again = load_pair(str(tmp_path / "d"), image_size=28)
+    for images, part, split in zip(given, again, ("train", "test"), strict=True):
+        assert counts[split] == len(images) == len(part)
+        order = np.argsort(part.pixels[:, 0, 0, 0], kind="stable")
+        assert np.array_equal(part.pixels[order], images.pixels)
+    with pytest.raises(ValueError, match="is there already"):
+        contrast.data.images(name, out=tmp_path / "d", root=tmp_path, quiet=True)
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Real images that were packed into shards
+
+
+def test_packed_real_images_are_real_and_held_apart_from_what_was_trained_on(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    packed = tmp_path_factory.mktemp("packed")
+    shards.from_images(folder, out=packed / "train", quiet=True)
+    shards.from_images(folder, out=packed / "test", split="test", quiet=True)
+    train, test = load_pair(str(packed / "test"), data_train=str(packed / "train"), image_size=8)
+    assert test.is_real and train.is_real and (len(train), len(test)) == (36, 4)
+    assert test.name.startswith("images 0…3 of")
+    as_folder = load_pair(str(folder), image_size=8)
+    for part, plain in zip((train, test), as_folder, strict=True):
+        assert sorted(image.tobytes() for image in part.pixels) == sorted(image.tobytes() for image in plain.pixels)
+    dataset = GroupDataset(packed / "train")
+    seen = TrainedOn(
+        recipe_id=dataset.manifest.recipe.id,
+        num_groups=30,
+        num_images=1,
+        image_size=8,
+        class_names={},
+        anchors_id=hash_anchors(dataset.manifest.recipe),
+    )
+    _, rest = load_pair(str(packed / "train"), image_size=8, trained_on=seen)
+    assert rest.name.startswith("images 30…35 of")

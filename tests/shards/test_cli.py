@@ -28,10 +28,13 @@ def test_the_options_are_these() -> None:
         name: [parameter.opts[0] for parameter in command.params] for name, command in sorted(main.commands.items())
     }
     assert found == {
+        "from-images": [
+            "source", "--out", "--n", "--split", "--size", "--format", "--quality", "--shard-size", "--seed", "--json",
+        ],
         "info": ["directory", "--json"],
         "preview": ["directory", "--out", "--groups", "--first", "--scale", "--json"],
         "verify": ["directory", "--fast", "--jobs", "--json"],
-    }
+    }  # fmt: skip
     assert all(isinstance(command, click.Command) and command.help for command in main.commands.values())
 
 

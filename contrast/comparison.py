@@ -1,0 +1,251 @@
+"""Several runs side by side: in what they differ, what they scored, and how they got there.
+
+comparison = compare_runs(["runs/a", "runs/b"])
+print(format_comparison(comparison))
+write_comparison(comparison, Path("comparison.html"))
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contrast.evaluation.results import Evaluation, TestScores, read_evaluation
+from contrast.evaluation.tables import columns_of_groups, columns_of_test
+from contrast.run_folder import RunRecord, read_run
+from contrast.runlog import read_metrics
+from shards.atomic import write_atomically
+from shards.canonical import JSON, shorten
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = (".html", ".md", ".png")
+ABSENT = "–"
+COLOURS = ("#2a78c2", "#d86a00", "#3a9a5b", "#b0413e", "#7b5ea7", "#8c6d46", "#c75a9b", "#666666", "#9a9a1f", "#1f9aa0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedRun:
+    """What is known of one run."""
+
+    run: str
+    name: str
+    """The last part of its path where that tells it from the others, else all of it."""
+    settings: dict[str, JSON]
+    """Configuration and what it was trained on, flat: augment.jitter, trained_on.num_groups."""
+    metrics: list[dict[str, float]]
+    evaluation: Evaluation | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Runs in the order in which they were given."""
+
+    runs: tuple[ComparedRun, ...]
+    differing: tuple[str, ...]
+    """Settings that are not the same in all of them."""
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Heads, and a row of cells per run: differing settings, steps, loss, scores of the trained encoder."""
+        heads = ["run", *(name.removeprefix("trained_on.") for name in self.differing), "steps done", "loss"]
+        rows = [[run.name, *(_text(run.settings.get(name)) for name in self.differing)] for run in self.runs]
+        for run, row in zip(self.runs, rows, strict=True):
+            last = run.metrics[-1] if run.metrics else {}
+            row.append(f"{last['step']:.0f}" if last else ABSENT)
+            row.append(f"{last['loss']:.3f}" if "loss" in last else ABSENT)
+        scored = [_scores_of(run.evaluation) for run in self.runs]
+        sources = dict.fromkeys(source for scores in scored for source, _ in scores)
+        for source, head in dict.fromkeys(key for scores in scored for key in scores):
+            heads.append(head if len(sources) == 1 else f"{source}: {head}")
+            for row, scores in zip(rows, scored, strict=True):
+                row.append(scores.get((source, head), ABSENT))
+        return heads, rows
+
+    def to_json(self) -> dict[str, JSON]:
+        """Plain mapping, fit for json.dumps; without the curves, which lie in every run's metrics.jsonl."""
+        return {
+            "differing": list(self.differing),
+            "runs": [
+                {
+                    "run": run.run,
+                    "settings": {name: run.settings.get(name) for name in self.differing},
+                    "last": run.metrics[-1] if run.metrics else None,
+                    "evaluation": None if run.evaluation is None else run.evaluation.to_json(),
+                }
+                for run in self.runs
+            ],
+        }
+
+
+def compare_runs(runs: Sequence[str | Path]) -> Comparison:
+    """Reads the runs.
+
+    Raises:
+        ValueError: there are fewer than two, one is given twice, or a folder is no run.
+        DamageError: a file of a run is not as it was written.
+    """
+    folders = [Path(run) for run in runs]
+    if len(folders) < 2:
+        raise ValueError("give two runs or more to compare")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ValueError("a run is given twice: give every run once")
+    last_parts = [folder.name for folder in folders]
+    compared = tuple(
+        ComparedRun(
+            run=str(folder),
+            name=folder.name if last_parts.count(folder.name) == 1 else str(folder),
+            settings=_flatten(read_run(folder)),
+            metrics=read_metrics(folder),
+            evaluation=read_evaluation(folder),
+        )
+        for folder in folders
+    )
+    names = dict.fromkeys(name for run in compared for name in run.settings)
+    differing = tuple(
+        name for name in names if any(run.settings.get(name) != compared[0].settings.get(name) for run in compared)
+    )
+    return Comparison(runs=compared, differing=differing)
+
+
+def format_comparison(comparison: Comparison) -> str:
+    """The table as plain text."""
+    heads, rows = comparison.table()
+    widths = [max(len(line[column]) for line in (heads, *rows)) for column in range(len(heads))]
+    return "\n".join(
+        f"{line[0]:<{widths[0]}}"
+        + "".join(f"  {cell:>{width}}" for cell, width in zip(line[1:], widths[1:], strict=True))
+        for line in (heads, *rows)
+    )
+
+
+def write_comparison(comparison: Comparison, out: Path) -> Path:
+    """Writes the table and the curves as a page (.html), the table alone (.md) or the curves alone (.png).
+
+    Raises:
+        ValueError: the file's name ends in something else, or there are no curves to draw.
+    """
+    check_out(out)
+    if out.suffix == ".md":
+        data = _markdown(comparison).encode()
+    elif out.suffix == ".html":
+        data = _page(comparison).encode()
+    else:
+        buffer = io.BytesIO()
+        draw_curves(comparison).savefig(buffer, format="png", dpi=144)
+        data = buffer.getvalue()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, data)
+    return out
+
+
+def check_out(out: Path) -> None:
+    """Raises ValueError where no comparison can be written to a file of this name."""
+    if out.suffix not in FORMATS:
+        raise ValueError(f"--out {out}: give a file name that ends in {', '.join(FORMATS)}")
+
+
+def draw_curves(comparison: Comparison) -> Figure:
+    """Loss, and kNN where it was scored while training or afterwards, over the groups seen.
+
+    Raises:
+        ValueError: no run has recorded a step.
+    """
+    from matplotlib.figure import Figure
+
+    drawn = [run for run in comparison.runs if run.metrics]
+    if not drawn:
+        raise ValueError("no run has recorded a step yet: there are no curves to draw")
+    panels = [("loss", "contrastive loss")]
+    if any("knn" in record for run in drawn for record in run.metrics):
+        panels.append(("knn", "kNN accuracy while training, %"))
+    figure = Figure(figsize=(5.6 * len(panels), 3.8), layout="constrained")
+    for axes, (name, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for number, run in enumerate(comparison.runs):
+            points = [
+                (record["groups"], record[name]) for record in run.metrics if name in record and "groups" in record
+            ]
+            if points:
+                axes.plot(
+                    *zip(*points, strict=True),
+                    color=COLOURS[number % len(COLOURS)],
+                    linestyle=("-", "--", ":")[number // len(COLOURS) % 3],
+                    marker="." if name == "knn" or len(points) < 3 else "",
+                    label=run.name,
+                )
+        axes.set_xlabel("groups seen")
+        axes.set_ylabel(title)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(drawn)), frameon=False)
+    return figure
+
+
+def _flatten(record: RunRecord) -> dict[str, JSON]:
+    flat: dict[str, JSON] = {}
+
+    def walk(prefix: str, value: JSON) -> None:
+        if isinstance(value, dict) and prefix != "trained_on.class_names":
+            for name, item in value.items():
+                walk(f"{prefix}.{name}" if prefix else name, item)
+        elif prefix not in ("trained_on.class_names", "trained_on.anchors_id"):  # the recipe id has both
+            flat[prefix] = value
+
+    walk("", record.config.to_json())
+    walk("trained_on", record.trained_on.to_json())
+    return flat
+
+
+def _scores_of(evaluation: Evaluation | None) -> dict[tuple[str, str], str]:
+    """The trained encoder's cells by (what they were taken on, column)."""
+    if evaluation is None:
+        return {}
+    cells = {
+        (_source(test), head): column["trained"] for test in evaluation.tests for head, column in columns_of_test(test)
+    }
+    if evaluation.groups is not None:
+        source = f"groups of {evaluation.groups.dataset}"
+        cells |= {(source, head): column["trained"] for head, column in columns_of_groups(evaluation.groups)}
+    return cells
+
+
+def _source(test: TestScores) -> str:
+    """Scores stand in one column only where they were taken on the same images with the same number of labels."""
+    return f"{test.data} ({test.num_test} images, {test.num_train} labels)"
+
+
+def _text(value: Any) -> str:
+    return ABSENT if value is None else shorten(value)
+
+
+def _markdown(comparison: Comparison) -> str:
+    heads, rows = comparison.table()
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def _page(comparison: Comparison) -> str:
+    import jinja2
+
+    heads, rows = comparison.table()
+    has_curves = any(run.metrics for run in comparison.runs)
+    buffer = io.StringIO()
+    if has_curves:
+        draw_curves(comparison).savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    template = resources.files("contrast").joinpath("comparison.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(template).render(
+        heads=heads,
+        rows=rows,
+        curves_svg=svg[svg.index("<svg") :] if has_curves else "",
+        tested_on=_tested_on([run.evaluation for run in comparison.runs if run.evaluation is not None]),
+    )
+
+
+def _tested_on(evaluations: Sequence[Evaluation]) -> Mapping[str, str]:
+    return {test.evaluated_on: test.trained_with for evaluation in evaluations for test in evaluation.tests}

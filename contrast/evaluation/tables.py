@@ -1,0 +1,76 @@
+"""Scores as tables: the same columns for a terminal, a page and a comparison of runs.
+
+print(format_tables(evaluation))
+columns_of_test(evaluation.tests[0])         # [("kNN 10", {"trained": "54.7", ...}), ...]
+"""
+
+from __future__ import annotations
+
+from contrast.evaluation.results import ROW_TITLES, Evaluation, GroupScores, TestScores
+
+Column = tuple[str, dict[str, str]]
+"""A head, and the cell of every row."""
+
+
+def columns_of_test(test: TestScores) -> list[Column]:
+    """The columns that a test's scores have: accuracies in percent, then RankMe."""
+    rows = test.scores.items()
+    first = test.scores["trained"]
+    columns: list[Column] = []
+    for k in first.knn_by_k or ():
+        columns.append((f"kNN {k}", {row: f"{(score.knn_by_k or {})[k]:.1f}" for row, score in rows}))
+    if first.linear is not None:
+        columns.append(("linear", {row: f"{score.linear:.1f}" for row, score in rows}))
+    if first.logistic is not None:
+        columns.append(
+            ("logistic", {row: f"{score.logistic:.1f}{'' if score.logistic_converged else '*'}" for row, score in rows})
+        )
+    for shots in first.fewshot or ():
+        few = {row: (score.fewshot or {})[shots] for row, score in rows}
+        columns.append((f"{shots}-shot", {row: f"{one.mean:.1f} ± {one.interval:.1f}" for row, one in few.items()}))
+    if first.rankme is not None:
+        columns.append(("RankMe", {row: f"{score.rankme:.1f}" for row, score in rows}))
+    return columns
+
+
+def columns_of_groups(groups: GroupScores) -> list[Column]:
+    """The columns that the groups' scores have."""
+    rows = groups.scores.items()
+    first = groups.scores["trained"]
+    columns: list[Column] = []
+    if first.lidar is not None:
+        columns.append(("LiDAR", {row: f"{score.lidar:.1f}" for row, score in rows}))
+    for kind in first.alignment or ():
+        columns.append((f"alignment {kind}", {row: f"{(score.alignment or {})[kind]:.3f}" for row, score in rows}))
+    if first.uniformity is not None:
+        columns.append(("uniformity", {row: f"{score.uniformity:.3f}" for row, score in rows}))
+    return columns
+
+
+def format_tables(evaluation: Evaluation) -> str:
+    """The scores as plain text, with what they were taken on."""
+    blocks = []
+    for test in evaluation.tests:
+        lines = [f"tested on   {test.evaluated_on}", f"labels from {test.trained_with}"]
+        lines += [f"note        {note}" for note in test.notes]
+        lines += ["", *_format_columns("top-1 accuracy, %", list(test.scores), columns_of_test(test))]
+        if any(score.logistic_converged is False for score in test.scores.values()):
+            lines.append("* logistic regression not converged")
+        blocks.append("\n".join(lines))
+    if evaluation.groups is not None:
+        groups = evaluation.groups
+        last = groups.first + groups.num_groups - 1
+        lines = [f"groups      {groups.first}…{last} of {groups.dataset}, {groups.num_images} images each"]
+        lines += [f"note        {note}" for note in groups.notes]
+        lines += ["", *_format_columns("", list(groups.scores), columns_of_groups(groups))]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def _format_columns(corner: str, rows: list[str], columns: list[Column]) -> list[str]:
+    widths = [max(len(head), *(len(cell) for cell in cells.values())) + 2 for head, cells in columns]
+    lines = [f"{corner:<18}" + "".join(f"{head:>{width}}" for (head, _), width in zip(columns, widths, strict=True))]
+    for row in rows:
+        cells = "".join(f"{cells[row]:>{width}}" for (_, cells), width in zip(columns, widths, strict=True))
+        lines.append(f"{ROW_TITLES[row]:<18}{cells}")
+    return lines

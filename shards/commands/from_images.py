@@ -1,0 +1,67 @@
+"""The command `shards from-images`: real labelled images in the format of rendered ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shards.console import Count, format_bytes, format_count, format_things
+
+
+@click.command(
+    name="from-images",
+    epilog="\b\nExamples:\n"
+    "  shards from-images photos --out datasets/photos --size 64      # photos/[train|test]/CLASS/*.jpg\n"
+    "  shards from-images datasets/cifar10 --out datasets/real        # as contrast data cifar10 leaves it\n"
+    "  shards from-images datasets/cifar10 --out datasets/real-test --split test",
+)
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the dataset.")
+@click.option("--n", type=Count(), help="Groups to pack, classes balanced; more later grows it.  [default: all]")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "test", "all"]),
+    default="train",
+    show_default=True,
+    help="Without folders train/ and test/, every tenth image of a class is for testing.",
+)
+@click.option("--size", type=Count(), help="Pixels of a side: resized, then the centre.  [default: the images' own]")
+@click.option(
+    "--format",
+    "image_format",
+    type=click.Choice(["png", "jpg"]),
+    default="png",
+    show_default=True,
+    help="png keeps every pixel.",
+)
+@click.option("--quality", type=int, help="Of jpg, 1 to 100.  [default: 95]")
+@click.option("--shard-size", type=Count(), default="1000", show_default=True, help="Groups of a shard.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Key of the order of the images.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def from_images(as_json: bool, **options: Any) -> None:
+    """Pack the labelled images of SOURCE into a dataset: groups of one image, classes balanced in every prefix.
+
+    Interrupted, the same command goes on; with a larger --n it grows the dataset.
+    """
+    import shards
+
+    manifest = shards.from_images(**options)
+    if as_json:
+        summary = {
+            "out": str(options["out"]),
+            "groups": manifest.num_groups,
+            "shards": len(manifest.shards),
+            "bytes": manifest.total_bytes,
+            "classes": len(manifest.recipe.classes),
+            "recipe_id": manifest.recipe.id,
+        }
+        click.echo(json.dumps(summary))
+        return
+    click.echo(
+        f"{options['out']}: {format_count(manifest.num_groups)} images of {len(manifest.recipe.classes)} classes, "
+        f"{manifest.recipe.image['size']} px {manifest.recipe.image['format']}, "
+        f"{format_things(len(manifest.shards), 'shard')}, {format_bytes(manifest.total_bytes)}"
+    )

@@ -1,0 +1,197 @@
+"""Real labelled images where people keep them: a folder per class, or CIFAR-10 as arrays.
+
+    pictures = open_pictures(Path("photos"), split="train")      # photos/[train|test]/CLASS/*.png
+    pictures = open_pictures(Path("datasets/cifar10"), split="test")
+    pictures.labels, pictures.class_names, pictures.read(0)
+
+What is for testing is decided here alone, so that packing a folder's training part and scoring on its test part can
+never overlap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from shards.console import DamageError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff"})
+SPLITS = ("train", "test", "all")
+TEST_FOLDERS = ("test", "val")
+FOLDER_TEST_EVERY = 10
+"""Of an image folder without a split: the last of every ten images of a class, by name, is for testing."""
+CIFAR10_CLASS_NAMES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Labelled images in a fixed order, read one by one."""
+
+    labels: np.ndarray
+    """int64 [N], positions in class_names."""
+    class_names: tuple[str, ...]
+    content_of: Callable[[int], bytes]
+    """What decides an image: its file's bytes, or its pixels."""
+    size_of: Callable[[int], tuple[int, int]]
+    """Width and height. Raises DamageError where that cannot be told."""
+    read: Callable[[int], Image.Image]
+    """RGB. Raises DamageError where it does not decode."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def survey(self) -> tuple[str, set[tuple[int, int]]]:
+        """sha256 (hex) of all classes and contents, in order, and the sizes (width, height) that occur."""
+        digest = hashlib.sha256()
+        sizes = set()
+        for row in range(len(self)):
+            name = self.class_names[self.labels[row]]
+            digest.update(name.encode() + b"\0" + hashlib.sha256(self.content_of(row)).digest())
+            sizes.add(self.size_of(row))
+        return digest.hexdigest(), sizes
+
+
+def open_pictures(folder: Path, *, split: str) -> Pictures:
+    """The images of a folder: one folder per class, with or without train/ and test/ above; or CIFAR-10 as arrays.
+
+    Args:
+        split: train, test, or all. Without folders of those names every tenth image of a class is for testing.
+
+    Raises:
+        ValueError: there is no such folder, or no labelled images in it.
+        DamageError: an array does not load.
+    """
+    assert split in SPLITS, split
+    if not folder.is_dir():
+        raise ValueError(
+            f"no folder {folder}: check the path; a dataset of torchvision is made one by "
+            f"contrast data images {folder.name} --out FOLDER"
+        )
+    if (folder / "train-images.npy").exists():
+        return _open_arrays(folder, ("train", "test") if split == "all" else (split,))
+    files, labels, class_names = list_image_folder(folder, split=split)
+    return Pictures(
+        labels=labels,
+        class_names=class_names,
+        content_of=lambda row: files[row].read_bytes(),
+        size_of=lambda row: _read_size(files[row]),
+        read=lambda row: read_image(files[row]),
+    )
+
+
+def list_image_folder(folder: Path, *, split: str) -> tuple[list[Path], np.ndarray, tuple[str, ...]]:
+    """The files of FOLDER/[train|test]/CLASS/, their labels, and the class names, sorted by name.
+
+    Raises:
+        ValueError: there are fewer than two classes, an empty one, or nothing to hold out.
+    """
+    test_folder = next((name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
+    has_split = test_folder is not None and (folder / "train").is_dir()
+    if not has_split:
+        files, labels, class_names = _list_classes([folder])
+        if split == "all":
+            return files, labels, class_names
+        is_test = rank_within_class(labels) % FOLDER_TEST_EVERY == FOLDER_TEST_EVERY - 1
+        chosen = np.flatnonzero(is_test if split == "test" else ~is_test)
+        if len(chosen) == 0:
+            raise ValueError(f"{folder}: {FOLDER_TEST_EVERY} images of a class are needed to hold one of them out")
+        return [files[row] for row in chosen], labels[chosen], class_names
+    roots = {"train": [folder / "train"], "test": [folder / str(test_folder)]}
+    return _list_classes(roots[split] if split != "all" else [*roots["train"], *roots["test"]])
+
+
+def _read_size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as picture:  # the header alone
+            return picture.size
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise DamageError(f"{path} does not decode ({error}): repair or remove it") from error
+
+
+def read_image(path: Path) -> Image.Image:
+    """An image file, RGB.
+
+    Raises:
+        DamageError: it does not decode.
+    """
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise DamageError(f"{path} does not decode ({error}): repair or remove it") from error
+
+
+def fit_image(picture: Image.Image, size: int) -> np.ndarray:
+    """uint8 [size, size, 3]: the shorter side resized to `size`, bicubic, then the centre."""
+    width, height = picture.size
+    if (width, height) != (size, size):
+        scale = size / min(width, height)
+        resized = (max(size, round(width * scale)), max(size, round(height * scale)))
+        picture = picture.resize(resized, Image.Resampling.BICUBIC)
+        left, top = (resized[0] - size) // 2, (resized[1] - size) // 2
+        picture = picture.crop((left, top, left + size, top + size))
+    return np.asarray(picture)
+
+
+def rank_within_class(labels: np.ndarray) -> np.ndarray:
+    """How many earlier entries have the same label, int64 [N]."""
+    order = np.argsort(labels, kind="stable")
+    ordered = labels[order]
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(ordered)) + 1]) if len(labels) else np.zeros(0, np.int64)
+    lengths = np.diff(np.concatenate([starts, [len(labels)]]))
+    ranks = np.empty(len(labels), dtype=np.int64)
+    ranks[order] = np.arange(len(labels)) - np.repeat(starts, lengths)
+    return ranks
+
+
+def _list_classes(roots: list[Path]) -> tuple[list[Path], np.ndarray, tuple[str, ...]]:
+    class_names = sorted(
+        {path.name for root in roots for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    )
+    if len(class_names) < 2:
+        raise ValueError(f"{roots[0]}: an image folder holds one folder per class, and two classes or more")
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(class_names):
+        found = [
+            path
+            for root in roots
+            for path in sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        ]
+        if not found:
+            raise ValueError(f"{roots[0] / name}: a class without images; remove the folder or fill it")
+        files += found
+        labels += [label] * len(found)
+    return files, np.array(labels, dtype=np.int64), tuple(class_names)
+
+
+def _open_arrays(folder: Path, parts: tuple[str, ...]) -> Pictures:
+    arrays: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    for part in parts:
+        for kind, found in (("images", arrays), ("labels", labels)):
+            path = folder / f"{part}-{kind}.npy"
+            try:
+                found.append(np.load(path, mmap_mode="r", allow_pickle=False))
+            except FileNotFoundError:
+                raise ValueError(f"no {path}: run contrast data cifar10 --out {folder}") from None
+            except (ValueError, EOFError) as error:
+                raise DamageError(f"{path} cannot be read ({error}): fetch it again") from error
+    pixels, classes = np.concatenate(arrays), np.concatenate(labels).astype(np.int64)
+    fits = pixels.dtype == np.uint8 and pixels.shape[1:] == (32, 32, 3) and classes.shape == (len(pixels),)
+    if not fits or not 0 <= classes.min() <= classes.max() < len(CIFAR10_CLASS_NAMES):
+        raise DamageError(f"{folder}: its arrays are not CIFAR-10's: run contrast data cifar10 in an empty folder")
+    return Pictures(
+        labels=classes,
+        class_names=CIFAR10_CLASS_NAMES,
+        content_of=lambda row: pixels[row].tobytes(),
+        size_of=lambda row: (32, 32),
+        read=lambda row: Image.fromarray(pixels[row]),
+    )

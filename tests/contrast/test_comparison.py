@@ -1,0 +1,124 @@
+"""Runs side by side: what differs is shown, what was scored stands under the right head, and files say the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import contrast
+from contrast.cli import main
+from contrast.comparison import ABSENT, compare_runs, draw_curves, format_comparison
+from contrast.config import TrainConfig
+from contrast.evaluation.scoring import evaluate_run
+from contrast.training import RunOptions, train_encoder
+
+
+@pytest.fixture(scope="module")
+def runs(
+    groups: Path, make_groups: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, Path]:
+    """simclr and supcon, scored; and a shorter one that was not scored."""
+    folder = tmp_path_factory.mktemp("runs")
+    labelled = make_groups(num_groups=120, seed=9)
+    config = TrainConfig(steps=6, batch_size=16, head_hidden_dim=32, head_dim=16)
+    changes = {"a": {}, "b": {"objective": "supcon", "seed": 3}, "<c>": {"steps": 4}}
+    for name, change in changes.items():
+        knn = {"knn_every": 2, "knn_data": str(labelled)} if name != "<c>" else {}
+        options = RunOptions(device="cpu", quiet=True, log_every=2, **knn)
+        train_encoder(dataclasses.replace(config, **change), shards=groups, out=folder / name, options=options)
+    evaluate_run(folder / "a", data=str(labelled), scores=("knn",), k=(1, 5), device="cpu", quiet=True)
+    evaluate_run(folder / "b", data=str(labelled), scores=("knn", "rankme"), k=5, device="cpu", quiet=True)
+    return folder / "a", folder / "b", folder / "<c>"
+
+
+def test_the_table_has_what_differs_and_the_scores_under_their_heads(runs: tuple[Path, Path, Path]) -> None:
+    comparison = compare_runs(runs)
+    assert comparison.differing == ("steps", "objective", "seed")
+    heads, rows = comparison.table()
+    assert heads == ["run", "steps", "objective", "seed", "steps done", "loss", "kNN 1", "kNN 5", "RankMe"]
+    a, b, c = rows
+    assert a[:5] == ["a", "6", "simclr", "0", "6"] and b[:5] == ["b", "6", "supcon", "3", "6"]
+    scores = [json.loads((run / "evaluate.json").read_text())["tests"][0]["scores"]["trained"] for run in runs[:2]]
+    assert a[6:] == [f"{scores[0]['knn_by_k']['1']:.1f}", f"{scores[0]['knn_by_k']['5']:.1f}", ABSENT]
+    assert b[6:] == [ABSENT, f"{scores[1]['knn_by_k']['5']:.1f}", f"{scores[1]['rankme']:.1f}"]
+    assert c[6:] == [ABSENT] * 3
+    text = format_comparison(comparison)
+    assert len({len(line) for line in text.splitlines()}) == 1  # every column is as wide in all lines
+
+
+def test_scores_on_other_images_or_labels_are_other_columns(
+    runs: tuple[Path, Path, Path], make_groups: Callable[..., Path], tmp_path: Path
+) -> None:
+    shutil.copytree(runs[0], tmp_path / "a")
+    evaluate_run(
+        tmp_path / "a",
+        data=str(make_groups(num_groups=100, seed=11)),
+        num_train=50,
+        scores=("knn",),
+        k=5,
+        device="cpu",
+        quiet=True,
+    )
+    heads, rows = compare_runs([tmp_path / "a", runs[1]]).table()
+    knn = [position for position, head in enumerate(heads) if head.endswith("kNN 5")]
+    assert len(knn) == 2 and "50 labels" in heads[knn[0]]
+    assert rows[0][knn[1]] == rows[1][knn[0]] == ABSENT
+
+
+def test_curves_are_over_the_groups_seen(runs: tuple[Path, Path, Path]) -> None:
+    loss, knn = draw_curves(compare_runs(runs)).axes
+    assert [line.get_xdata().tolist() for line in loss.lines] == [[32, 64, 96], [32, 64, 96], [32, 64]]
+    assert [line.get_label() for line in knn.lines] == ["a", "b"]  # the third was not scored while training
+    assert loss.get_xlabel() == "groups seen" and "kNN" in knn.get_ylabel()
+
+
+def test_files_by_their_names(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    comparison = contrast.compare(runs, out=tmp_path / "new" / "page.html")
+    page = (tmp_path / "new" / "page.html").read_text()
+    heads, _ = comparison.table()
+    assert page.count("<svg") == 1 and all(f"<th>{head}</th>" in page for head in heads)
+    assert "&lt;c&gt;" in page and "<c>" not in page
+    contrast.compare(runs, out=tmp_path / "table.md")
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0] == "| " + " | ".join(heads) + " |" and len(lines) == 5
+    contrast.compare(runs, out=tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size[0] > picture.size[1] > 300
+
+
+def test_the_command(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    given = [str(run) for run in runs]
+    result = CliRunner().invoke(main, ["compare", *given, "--out", str(tmp_path / "page.html")])
+    assert result.exit_code == 0 and "supcon" in result.stdout and str(tmp_path / "page.html") in result.stdout
+    found = json.loads(CliRunner().invoke(main, ["compare", *given, "--json"]).stdout)
+    assert found["differing"] == ["steps", "objective", "seed"]
+    assert found["runs"][1]["settings"]["objective"] == "supcon"
+    assert found["runs"][0]["evaluation"]["tests"][0]["k"] == 1 and found["runs"][2]["evaluation"] is None
+    assert found["runs"][2]["last"]["step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{a}"], "give two runs or more to compare"),
+        (["{a}", "{a}/../a"], "a run is given twice"),
+        (["{a}", "{a}/.."], "is not a run (no config.json)"),
+        (["{a}", "{b}", "--out", "x.pdf"], "--out x.pdf: give a file name that ends in .html, .md, .png"),
+    ],
+)
+def test_wrong_requests_are_one_line(runs: tuple[Path, Path, Path], arguments: list[str], message: str) -> None:
+    given = [argument.format(a=runs[0], b=runs[1]) for argument in arguments]
+    result = CliRunner().invoke(main, ["compare", *given])
+    assert result.exit_code == 2 and message in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
+def test_runs_of_one_last_name_keep_their_paths(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(runs[0], tmp_path / "b")
+    assert [run.name for run in compare_runs([tmp_path / "b", runs[1]]).runs] == [str(tmp_path / "b"), str(runs[1])]

@@ -1,0 +1,121 @@
+"""kNN while training: it tells what contrast eval would tell, and the run does not notice."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from contrast.config import TrainConfig
+from contrast.evaluation import online
+from contrast.evaluation.scoring import evaluate_run
+from contrast.page import write_report
+from contrast.runlog import read_metrics
+from contrast.training import RunOptions, train_encoder
+
+QUIET = RunOptions(device="cpu", quiet=True, log_every=2, checkpoint_seconds=0)
+
+
+@pytest.fixture(scope="module")
+def labelled(make_groups: Callable[..., Path]) -> Path:
+    return make_groups(num_groups=120, seed=9)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_run_is_bit_for_bit_the_one_without(
+    groups: Path, labelled: Path, tmp_path: Path, config: TrainConfig, precision: str
+) -> None:
+    config = dataclasses.replace(config, precision=precision)
+    scored = dataclasses.replace(QUIET, knn_every=2, knn_data=str(labelled))
+    states, rng = [], []
+    for name, options in (("without", QUIET), ("with", scored)):
+        train_encoder(config, shards=groups, out=tmp_path / name, options=options)
+        states.append(torch.load(tmp_path / name / "checkpoint.pt", weights_only=True))
+        rng.append(torch.random.get_rng_state())
+    for part in ("encoder", "head"):  # weights, and the running statistics of batch normalisation
+        assert all(torch.equal(states[0][part][key], states[1][part][key]) for key in states[0][part])
+    for one, other in zip(*(state["optimizer"]["state"].values() for state in states), strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert torch.equal(*rng)
+    losses = [[record["loss"] for record in read_metrics(tmp_path / name)] for name in ("without", "with")]
+    assert losses[0] == losses[1]
+    assert not any("knn" in record for record in read_metrics(tmp_path / "without"))
+
+
+def test_scores_are_recorded_and_the_last_is_that_of_contrast_eval(
+    groups: Path, labelled: Path, tmp_path: Path, config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = dataclasses.replace(config, steps=10)
+    options = dataclasses.replace(QUIET, knn_every=4, knn_data=str(labelled), quiet=False, tensorboard=True)
+    train_encoder(config, shards=groups, out=tmp_path / "run", options=options)
+    scores = {record["step"]: record["knn"] for record in read_metrics(tmp_path / "run") if "knn" in record}
+    assert list(scores) == [4, 8, 10]
+    assert f"knn {scores[10]:.1f}%" in capsys.readouterr().err
+    evaluation = evaluate_run(tmp_path / "run", data=str(labelled), k=10, scores=("knn",), device="cpu", quiet=True)
+    assert evaluation.tests[0].scores["trained"].knn == scores[10]
+    assert "kNN accuracy while training" in write_report(tmp_path / "run", tmp_path / "page.html").read_text()
+
+
+def test_a_resumed_run_scores_the_same_steps(
+    groups: Path, labelled: Path, tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(config, steps=8)
+    options = dataclasses.replace(QUIET, knn_every=2, knn_data=str(labelled))
+    train_encoder(config, shards=groups, out=tmp_path / "whole", options=options)
+
+    score_at = online.OnlineKnn.score_at
+
+    def stop_at_six(self: online.OnlineKnn, step: int, encoder: torch.nn.Module) -> dict[str, float]:
+        if step == 6:
+            raise KeyboardInterrupt
+        return score_at(self, step, encoder)
+
+    monkeypatch.setattr(online.OnlineKnn, "score_at", stop_at_six)
+    with pytest.raises(KeyboardInterrupt):
+        train_encoder(config, shards=groups, out=tmp_path / "stopped", options=options)
+    monkeypatch.setattr(online.OnlineKnn, "score_at", score_at)
+    train_encoder(config, shards=groups, out=tmp_path / "stopped", options=options)
+    whole, stopped = (
+        [(record["step"], record["knn"]) for record in read_metrics(tmp_path / name)] for name in ("whole", "stopped")
+    )
+    assert whole == stopped and len(whole) == 4
+
+
+def test_the_subset_is_small_and_balanced(
+    groups: Path, make_groups: Callable[..., Path], config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(online, "NUM_TRAIN", 40)
+    monkeypatch.setattr(online, "NUM_TEST", 12)
+    seen: list[int] = []
+    extract = online.extract_features
+    monkeypatch.setattr(
+        online,
+        "extract_features",
+        lambda encoder, pixels, **kw: (seen.append(len(pixels)), extract(encoder, pixels, **kw))[1],
+    )
+    options = dataclasses.replace(QUIET, knn_every=6, knn_data=str(make_groups(num_groups=400, seed=3)))
+    train_encoder(config, shards=groups, out=tmp_path / "run", options=options)
+    assert seen == [40, 12]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"knn_every": 10}, "give both --knn-every, such as 500, and --knn-data"),
+        ({"knn_data": "cifar10"}, "give both --knn-every, such as 500, and --knn-data"),
+        ({"knn_every": 15, "knn_data": "cifar10"}, "--knn-every 15: give a multiple of 10"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RunOptions(**options)
+
+
+def test_no_such_data_is_told_before_the_first_step(groups: Path, config: TrainConfig, tmp_path: Path) -> None:
+    options = dataclasses.replace(QUIET, knn_every=2, knn_data="nowhere")
+    with pytest.raises(ValueError, match="no folder nowhere and no torchvision dataset"):
+        train_encoder(config, shards=groups, out=tmp_path / "run", options=options)
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()

@@ -1,0 +1,70 @@
+"""The gate on photographs of almost nothing: it runs through, goes on where it was, and says no when it has to."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import gate
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from contrast.config import TrainConfig
+
+has_positives = "positives" in {field.name for field in dataclasses.fields(TrainConfig)}
+
+
+def test_the_order_is_asked_of_every_seed() -> None:
+    right = {"supcon": [60.0, 61.0], "simclr": [50.0, 49.0], "no-jitter": [42.0, 43.0], "random": [33.0, 34.0]}
+    assert gate.find_disorder(right) == []
+    assert gate.find_disorder({**right, "simclr": [50.0, 42.0]}) == ["seed 1: simclr 42.0, no-jitter 43.0"]
+    assert gate.find_disorder({**right, "random": [42.0, 34.0]}) == ["seed 0: no-jitter 42.0, random 42.0"]
+    lines = gate.format_short({"knn": right, "wrong": ["seed 1: x"], "order": list(gate.ORDER)})
+    assert lines[0].split()[-5:] == ["seed", "0", "seed", "1", "mean"] and lines[-1] == "not in order: seed 1: x"
+
+
+def test_figures_may_be_off_by_their_margin_and_no_more() -> None:
+    assert gate.find_wrong({"knn": 83.8, "linear": 85.0, "loss": 5.15}) == []
+    assert gate.find_wrong({"knn": 84.1, "linear": 85.0, "loss": 5.15}) == ["knn"]  # too good is wrong, too
+    assert gate.find_wrong({"knn": float("nan"), "linear": 70.0, "loss": 5.3}) == ["knn", "linear", "loss"]
+    runs = {"tar": {"figures": {"knn": 83.0, "linear": 80.0, "loss": 5.18}, "wrong": ["linear"]}}
+    lines = gate.format_full({"expected": gate.EXPECTED, "readers": runs})
+    assert "83.2 ± 0.6" in lines[1] and "80.00 !" in lines[2]
+
+
+@pytest.fixture
+def tiny_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Arrays like CIFAR-10's, in which a class is a stripe pattern."""
+    folder = tmp_path / "cifar10"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 200), ("test", 60)):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        waves = np.sin(np.arange(32) * (0.3 + 0.25 * labels[:, None]))[:, None, :, None]
+        pixels = 128 + 80 * waves + rng.normal(0, 20, (count, 32, 32, 3))
+        np.save(folder / f"{split}-images.npy", pixels.clip(0, 255).astype(np.uint8))
+        np.save(folder / f"{split}-labels.npy", labels)
+    monkeypatch.setattr(gate.contrast.data, "cifar10", lambda *, out: None)
+    return folder
+
+
+@pytest.mark.skipif(not has_positives, reason="needs contrast train --positives tx")
+def test_it_runs_through_and_uses_again_what_is_there(tiny_cifar10: Path, tmp_path: Path) -> None:
+    sizes = ["--short", "--n", "150", "--steps", "2", "--seeds", "1", "--device", "cpu"]
+    arguments = [*sizes, "--data", str(tiny_cifar10), "--out", str(tmp_path / "out")]
+    first = CliRunner().invoke(gate.main, [*arguments, "--json"])
+    result = json.loads((tmp_path / "out" / "short.json").read_text())
+    assert json.loads(first.stdout) == result
+    assert first.exit_code == (0 if result["passed"] else 1), first.output
+    assert result["passed"] == (not result["wrong"])
+    assert [len(result["knn"][method]) for method in gate.ORDER] == [1, 1, 1, 1]
+    weights = {path: path.read_bytes() for path in (tmp_path / "out").rglob("checkpoint.pt")}
+    assert len(weights) == 3
+
+    again = CliRunner().invoke(gate.main, arguments)
+    assert again.exit_code == first.exit_code and again.stderr.count("nothing to do") == 3
+    assert {path: path.read_bytes() for path in weights} == weights
+    assert json.loads((tmp_path / "out" / "short.json").read_text())["knn"] == result["knn"]
+    assert ("FAILED" in again.stdout) == (again.exit_code == 1)
