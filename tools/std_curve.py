@@ -70,7 +70,7 @@ def learn(dataset: Path, run: Path, *, n: int, steps: int, data: Path) -> dict[s
     """kNN accuracy on real test images of an encoder trained on the dataset."""
     contrast.train(shards=dataset, out=run, n=n, steps=steps)
     evaluation = contrast.eval(run=run, data="cifar10", data_root=data, num_train=10_000)
-    trained = evaluation.scores["trained"]
+    trained = evaluation.tests[0].scores["trained"]
     return {"knn": trained.knn, "linear": trained.linear}
 
 
