@@ -50,10 +50,7 @@ def few_shot_accuracies(
     """
     from scipy.stats import t
 
-    num_classes = int(train_labels.max()) + 1
-    fewest = int(np.bincount(train_labels, minlength=num_classes).min())
-    if fewest < max(shots):
-        raise ValueError(f"{max(shots)} shots of a class that has {fewest} training images: raise --num-train")
+    check_shots(train_labels, shots=shots)
     queries = F.normalize(torch.from_numpy(test_features).float(), dim=1)
     candidates = F.normalize(torch.from_numpy(train_features).float(), dim=1)
     wanted = torch.from_numpy(test_labels)
@@ -71,6 +68,13 @@ def few_shot_accuracies(
         error = accuracies.std(ddof=1) / math.sqrt(num_draws)
         scores[count] = FewShot(mean=float(accuracies.mean()), interval=float(t.ppf(0.975, num_draws - 1) * error))
     return scores
+
+
+def check_shots(labels: ndarray, *, shots: Sequence[int] = DEFAULT_SHOTS) -> None:
+    """Raises ValueError when a class has fewer training images than a draw needs."""
+    fewest = int(np.bincount(labels).min())
+    if fewest < max(shots):
+        raise ValueError(f"{max(shots)} shots of a class that has {fewest} training images: raise --num-train")
 
 
 def draw_shots(labels: ndarray, *, count: int, draw: int) -> ndarray:

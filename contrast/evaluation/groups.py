@@ -1,7 +1,8 @@
 """LiDAR, alignment and uniformity of an encoder on the groups of a dataset.
 
-    held = load_groups("datasets/demo", image_size=32, trained_on=record.trained_on)
-    score = score_groups(held, encode, config.augment, names=("lidar", "alignment", "uniformity"))
+    names = ("lidar", "alignment", "uniformity")
+    held = load_groups("datasets/demo", image_size=32, trained_on=record.trained_on, names=names)
+    score = score_groups(held, encode, config.augment, names=names)
 
 The last groups of the dataset are taken: a run that was trained on a prefix has not seen them.
 """
@@ -45,11 +46,12 @@ class HeldGroups:
     notes: tuple[str, ...]
 
 
-def load_groups(directory: str | Path, *, image_size: int, trained_on: TrainedOn) -> HeldGroups:
-    """The last groups of a dataset, 2,000 at most.
+def load_groups(directory: str | Path, *, image_size: int, trained_on: TrainedOn, names: Collection[str]) -> HeldGroups:
+    """The last groups of a dataset, 2,000 at most, for the scores `names`.
 
     Raises:
-        ValueError: there is no dataset, or its images are of another size than the encoder's.
+        ValueError: there is no dataset, its images are of another size than the encoder's, or LiDAR is asked of groups
+            of one image.
         DamageError: an image does not decode.
     """
     dataset = GroupDataset(directory)
@@ -59,6 +61,11 @@ def load_groups(directory: str | Path, *, image_size: int, trained_on: TrainedOn
         )
     if len(dataset) < 2:
         raise ValueError(f"--groups {directory}: it holds 1 group; two or more are compared with each other")
+    if "lidar" in names and dataset.num_images < 2:  # told before the work, not after it
+        raise ValueError(
+            f"--groups {directory}: its groups have one image, and LiDAR compares images within groups: give a dataset "
+            "with views, or leave lidar out of --scores"
+        )
     first = max(0, len(dataset) - NUM_GROUPS)
     images, labels = dataset.batch(range(first, len(dataset)))
     seen = num_groups_seen(trained_on, dataset) - first
@@ -69,14 +76,11 @@ def load_groups(directory: str | Path, *, image_size: int, trained_on: TrainedOn
 def score_groups(
     groups: HeldGroups, encode: Encode, augment_config: AugmentConfig, *, names: Collection[str]
 ) -> GroupScore:
-    """Those of lidar, alignment and uniformity that are among `names`, of features scaled as each score defines.
+    """Those of lidar, alignment and uniformity that are among `names`.
 
     Alignment is given for every kind of positives that the groups have: tx, two augmented copies of an anchor, by the
     run's own augmentation and the same draws for every encoder; tz, the anchor and each of its views; class, two
     anchors of a class.
-
-    Raises:
-        ValueError: LiDAR is asked of groups of one image.
     """
     num_groups, num_images = groups.images.shape[:2]
     features = encode(_as_images(groups.images.reshape(-1, *groups.images.shape[2:])))

@@ -55,13 +55,16 @@ def knn_predict(train_features: ndarray, train_labels: ndarray, test_features: n
     return _predict(train_features, train_labels, test_features, ks=(k,))[k]
 
 
+def check_neighbours(ks: Sequence[int], *, num_train: int) -> None:
+    """Raises ValueError when there are fewer training images than neighbours."""
+    if num_train < max(ks):
+        raise ValueError(f"k = {max(ks)} neighbours of {num_train} training images: use a smaller --k or more images")
+
+
 def _predict(
     train_features: ndarray, train_labels: ndarray, test_features: ndarray, *, ks: Sequence[int]
 ) -> dict[int, ndarray]:
-    if len(train_features) < max(ks):
-        raise ValueError(
-            f"k = {max(ks)} neighbours of {len(train_features)} training images: use a smaller --k or more images"
-        )
+    check_neighbours(ks, num_train=len(train_features))
     num_classes = int(train_labels.max()) + 1
     candidates = F.normalize(torch.from_numpy(train_features).float(), dim=1)
     labels = torch.from_numpy(train_labels)

@@ -20,10 +20,11 @@ from contrast.checkpoint import CHECKPOINT_NAME, check_checkpoint_config, load_c
 from contrast.distributed import resolve_device
 from contrast.encoders import Encoder, build_encoder
 from contrast.evaluation.features import FEATURES_FOLDER, cached_features, pixel_features, weights_sha256
-from contrast.evaluation.fewshot import few_shot_accuracies
+from contrast.evaluation.fewshot import check_shots, few_shot_accuracies
 from contrast.evaluation.geometry import rankme
 from contrast.evaluation.groups import Encode, load_groups, score_groups
-from contrast.evaluation.knn import DEFAULT_KS, NUM_NEIGHBOURS, knn_accuracies
+from contrast.evaluation.holdout import hold_out_tenth
+from contrast.evaluation.knn import DEFAULT_KS, NUM_NEIGHBOURS, check_neighbours, knn_accuracies
 from contrast.evaluation.linear import linear_probe
 from contrast.evaluation.logistic import logistic_regression
 from contrast.evaluation.results import (
@@ -100,9 +101,13 @@ def evaluate_run(
         _load_test(source, record, data_train=data_train, data_root=data_root, num_train=num_train, ks=ks)
         for source in sources
     ]
+    for test in tests:
+        test.check(test_names)
     held = None
     if groups is not None:
-        held = load_groups(groups, image_size=record.trained_on.image_size, trained_on=record.trained_on)
+        held = load_groups(
+            groups, image_size=record.trained_on.image_size, trained_on=record.trained_on, names=group_names
+        )
 
     rows = ROWS if controls else ("trained",)
     test_scores: list[dict[str, Score]] = [{} for _ in tests]
@@ -206,6 +211,15 @@ class _Test:
     def k(self) -> int:
         """Neighbours of the one kNN score that a table has room for."""
         return NUM_NEIGHBOURS if NUM_NEIGHBOURS in self.ks else self.ks[0]
+
+    def check(self, names: tuple[str, ...]) -> None:
+        """Raises ValueError when a score needs more training labels than there are: before the work, not after it."""
+        if "knn" in names:
+            check_neighbours(self.ks, num_train=len(self.train))
+        if "linear" in names or "logistic" in names:
+            hold_out_tenth(self.train.labels)
+        if "fewshot" in names:
+            check_shots(self.train.labels)
 
     def record(self, scores: dict[str, Score], *, notes: tuple[str, ...]) -> TestScores:
         kind = "real" if self.test.is_real else "generated"

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from contrast.config import TrainConfig
 from contrast.encoders import Encoder, build_encoder
+from contrast.evaluation import scoring
 from contrast.evaluation.features import cached_features, extract_features, pixel_features
 from contrast.evaluation.results import Evaluation, read_evaluation
 from contrast.evaluation.scoring import evaluate_run, load_encoder, untrained_encoder
@@ -21,6 +23,7 @@ from contrast.evaluation.tables import format_tables
 from contrast.images import LabelledImages
 from contrast.run_folder import read_run
 from contrast.training import RunOptions, TrainedNetwork, train_encoder
+from shards import from_images
 
 CPU = torch.device("cpu")
 QUIET = RunOptions(device="cpu", quiet=True)
@@ -216,10 +219,42 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, options: dict[str,
         evaluate_run(tmp_path, **options, device="cpu", quiet=True)
 
 
-def test_k_that_was_asked_for_is_not_left_out(learnt: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_train": 100, "k": 200}, "k = 200 neighbours of 100 training images: use a smaller --k"),
+        (
+            {"num_train": 36, "scores": ("fewshot",)},
+            "10 shots of a class that has 9 training images: raise --num-train",
+        ),
+        ({"num_train": 7, "scores": ("linear",)}, "two training images of every class or more: raise --num-train"),
+    ],
+)
+def test_too_few_labels_are_told_before_any_feature_is_computed(
+    learnt: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, options: dict[str, object], message: str
+) -> None:
     run, shards = learnt
-    with pytest.raises(ValueError, match="k = 200 neighbours of 100 training images: use a smaller --k"):
-        evaluate_run(run, data=str(shards), num_train=100, k=200, controls=False, device="cpu", quiet=True)
+    monkeypatch.setattr(scoring, "pixel_features", None)
+    with pytest.raises(ValueError, match=message):
+        evaluate_run(run, data=str(shards), **options, device="cpu", quiet=True)
+
+
+def test_groups_of_one_image_have_no_lidar(
+    learnt: tuple[Path, Path], make_groups: Callable[..., Path], tmp_path: Path
+) -> None:
+    run, _ = learnt
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(6):
+            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    from_images(tmp_path / "photos", out=tmp_path / "packed", split="all", quiet=True)
+    options = {"groups": tmp_path / "packed", "controls": False, "device": "cpu", "quiet": True}
+    with pytest.raises(ValueError, match="its groups have one image, and LiDAR compares images within groups"):
+        evaluate_run(run, **options)
+    score = evaluate_run(run, scores=("alignment", "uniformity"), **options).groups.scores["trained"]
+    assert list(score.alignment) == ["tx", "class"] and score.lidar is None and score.uniformity < 0
 
 
 def test_groups_of_another_size_are_refused(learnt: tuple[Path, Path], tmp_path: Path) -> None:
