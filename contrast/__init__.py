@@ -29,6 +29,7 @@ def train(
     shards: str | Path,
     out: str | Path,
     n: int | str | None = None,
+    mix: str | None = None,
     samples: int | str | None = None,
     steps: int | str | None = None,
     epochs: float | None = None,
@@ -45,10 +46,12 @@ def train(
 
     Args:
         n: the first n groups only.
+        mix: real=DIR:SHARE, real images of another dataset in shards as a share of every batch.
         samples, steps, epochs: the duration, exactly one of them: groups seen, optimiser steps, or passes. A count
             may be text, such as "1.3M", as on the command line.
         precision: float32, bfloat16, or auto: what the run began with, else what this device is fast at.
-        settings: further fields of contrast.config.TrainConfig, such as objective="supcon" or batch_size=512.
+        settings: further fields of contrast.config.TrainConfig, such as objective="supcon" or batch_size=512; augment
+            may be text, such as "crop=0.3:1,blur=0.5".
 
     Raises:
         ValueError: something does not fit; the message says what to do.
@@ -58,6 +61,11 @@ def train(
     from contrast.training import RunOptions, train_encoder
 
     n = _count("n", n)
+    mixed = None
+    if mix is not None:
+        from contrast.mixing import parse_mix
+
+        mixed, settings["mix_share"] = parse_mix(mix)
     if "batch_size" in settings:
         settings["batch_size"] = _count("batch_size", settings["batch_size"])
     config = configure_run(
@@ -77,6 +85,7 @@ def train(
         shards=shards,
         out=out,
         n=n,
+        mix=mixed,
         options=RunOptions(
             device=device,
             num_threads=threads,

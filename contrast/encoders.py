@@ -31,15 +31,6 @@ class Encoder(nn.Module):
         return self.backbone(images * 4.0 - 2.0)  # roughly zero mean and unit variance for natural images
 
 
-class ProjectionHead(nn.Sequential):
-    """The two-layer head that the loss sees and that evaluation throws away (SimCLR, section 4.2)."""
-
-    def __init__(self, feature_dim: int, *, hidden_dim: int, output_dim: int) -> None:
-        super().__init__(
-            nn.Linear(feature_dim, hidden_dim), nn.ReLU(inplace=True), nn.Linear(hidden_dim, output_dim, bias=False)
-        )
-
-
 def build_encoder(name: str, *, image_size: int) -> Encoder:
     """A freshly initialised encoder; its weights come from torch's global generator.
 

@@ -36,7 +36,7 @@ def test_the_first_difference_is_named() -> None:
     [
         ({"steps": 0}, "steps 0"),
         ({"batch_size": -1}, "batch size -1"),
-        ({"objective": "byol"}, "unknown objective 'byol': choose one of simclr, supcon"),
+        ({"objective": "byol"}, "unknown objective 'byol': choose one of simclr, multi-positive, supcon, vicreg"),
         ({"encoder": "vgg"}, "unknown encoder 'vgg'"),
         ({"optimizer": "lion"}, "unknown optimizer 'lion'"),
         ({"precision": "float16"}, "unknown precision 'float16'"),
