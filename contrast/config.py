@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from contrast.augment import AugmentConfig
 from contrast.batches import count_steps_per_epoch
-from contrast.encoders import ENCODERS
+from contrast.encoders import check_encoder
 from contrast.mixing import count_real
 from contrast.objectives import OBJECTIVES
 from contrast.positives import POSITIVES
@@ -40,7 +40,7 @@ class TrainConfig:
     mix_share: float = 0.0
     """Share of a batch's groups that are real images, rounded to whole groups."""
     encoder: str = "convnet-small"
-    """See contrast.encoders."""
+    """See contrast.encoders; torchvision:NAME and timm:NAME are those libraries' models."""
     batch_size: int = 128
     """Groups of a step, over all processes; a step sees this many times the images of a group."""
     accumulate: int = 1
@@ -77,12 +77,12 @@ class TrainConfig:
         for name, known in (
             ("objective", tuple(OBJECTIVES)),
             ("positives", POSITIVES),
-            ("encoder", tuple(ENCODERS)),
             ("optimizer", OPTIMIZERS),
             ("precision", PRECISIONS),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(known)}")
+        check_encoder(self.encoder)
         for name in ("learning_rate", "temperature"):
             if not 0 < getattr(self, name) < FLOAT32_END:
                 raise ValueError(f"{name.replace('_', ' ')} {getattr(self, name)}: give a number above 0, below 1e38")
