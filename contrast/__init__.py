@@ -19,9 +19,10 @@ from contrast import data
 
 if TYPE_CHECKING:
     from contrast.evaluation.scoring import Evaluation
+    from contrast.exporting import Exported
     from contrast.training import TrainSummary
 
-__all__ = ["data", "eval", "report", "train"]
+__all__ = ["data", "eval", "export", "report", "train"]
 
 
 def train(
@@ -123,6 +124,13 @@ def eval(
         num_threads=threads,
         quiet=quiet,
     )
+
+
+def export(run: str | Path, *, format: str, out: str | Path) -> Exported:
+    """Writes the encoder of a run for another library, with a card beside it; see `contrast export --help`."""
+    from contrast.exporting import export_run
+
+    return export_run(Path(run), format=format, out=Path(out))
 
 
 def report(*, run: str | Path, out: str | Path, sheet: str | Path | None = None) -> Path:

@@ -1,4 +1,4 @@
-"""The command `contrast`: train, eval, data cifar10, report. Each is a function of that name in the package, too."""
+"""The command `contrast`: train, eval, export, data cifar10, report. Each is a function of that name in the package."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from contrast.commands.export import export
 from shards.console import CommandGroup, Count, format_seconds
 
 FOLDER = click.Path(path_type=Path)
@@ -190,3 +191,6 @@ def report(run: Path, out: Path, sheet: Path | None) -> None:
     import contrast
 
     click.echo(f"{contrast.report(run=run, out=out, sheet=sheet)}")
+
+
+main.add_command(export)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from contrast.backbones import SMALL_IMAGE_SIZE, build_backbone, check_backbone_name, replace_small_stem, split_name
 
-# What the backbone sees has roughly zero mean and unit variance for natural images: the usual (images - mean) / std with
+# What the backbone sees has roughly zero mean and unit variance for natural images. In the usual (images - mean) / std:
 # mean SHIFT / SCALE = 0.5 and std 1 / SCALE = 0.25 in every channel.
 SCALE, SHIFT = 4.0, 2.0
 

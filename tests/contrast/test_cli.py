@@ -35,6 +35,7 @@ def test_options_are_a_decision() -> None:
         ],
         "data": [],
         "report": ["--run", "--out", "--sheet"],
+        "export": ["--format", "--out", "--json"],
     }  # fmt: skip
 
 
@@ -46,7 +47,7 @@ def test_defaults_are_those_of_the_configuration() -> None:
     assert int(shown["batch_size"]) == defaults["batch_size"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["train"], ["eval"], ["data", "cifar10"], ["report"]])
+@pytest.mark.parametrize("arguments", [[], ["train"], ["eval"], ["data", "cifar10"], ["report"], ["export"]])
 def test_help_shows_examples(arguments: list[str]) -> None:
     result = CliRunner().invoke(main, [*arguments, "--help"])
     assert result.exit_code == 0

@@ -1,0 +1,1 @@
+"""Commands of `contrast` that stand in a file of their own; contrast.cli registers them."""
