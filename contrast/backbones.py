@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +133,7 @@ def _timm(model: str, image_size: int) -> nn.Module:
     return network
 
 
-def timm_settings(model: str, image_size: int) -> dict[str, int]:
+def timm_settings(model: str, image_size: int) -> dict[str, Any]:
     """Arguments of timm.create_model: no classifier, and the image size where the model is made for one size."""
     import timm
 

@@ -105,6 +105,7 @@ def main() -> None:
 @click.option(
     "--checkpoint-seconds", type=float, default=60.0, show_default=True, help="Shortest time between checkpoints."
 )
+@click.option("--compile", is_flag=True, help="Compile the augmentation at the start; worth it beyond some minutes.")
 @click.option("--tensorboard", is_flag=True, help="Also log for TensorBoard, into RUN/tensorboard.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def train(as_json: bool, **options: Any) -> None:

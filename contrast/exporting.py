@@ -117,7 +117,6 @@ def _onnx_bytes(encoder: Encoder, exported: Exported) -> bytes:
     except ImportError as error:
         raise ValueError(f"{error.name} is not installed: pip install 'synthgen[onnx]'") from None
     images = torch.zeros(2, 3, exported.image_size, exported.image_size)
-    buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own use of what newer versions of torch deprecate
         program = torch.onnx.export(
@@ -130,8 +129,7 @@ def _onnx_bytes(encoder: Encoder, exported: Exported) -> bytes:
             dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
     assert program is not None
-    program.save(buffer)
-    model = onnx.load_from_string(buffer.getvalue())
+    model = program.model_proto
     keys = {name: str(value) for name, value in asdict(exported).items() if name not in ("file", "load")}
     onnx.helper.set_model_props(model, keys)
     return model.SerializeToString()

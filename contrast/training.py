@@ -14,6 +14,7 @@ import math
 import time
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from numpy import ndarray
 from torch import Tensor
 from torch.optim import Optimizer
 
-from contrast.augment import augment, draw_augmentation, leave
+from contrast.augment import Transform, augment, compile_operations, draw_augmentation, leave
 from contrast.batches import MEMORY_BYTES, NUM_WORKERS, GroupBatch, GroupBatches
 from contrast.checkpoint import (
     CHECKPOINT_NAME,
@@ -62,6 +63,8 @@ class RunOptions:
     """Steps between two records; checkpoints fall on these steps."""
     checkpoint_seconds: float = 60.0
     """Shortest time between two checkpoints; there is always one at the end."""
+    compile: bool = False
+    """Compile the augmentation when it is first used, half a minute; the images differ in their last bits."""
     tensorboard: bool = False
     quiet: bool = False
 
@@ -184,7 +187,7 @@ def run_steps(
     optimizer = build_optimizer(config, network)
     first_step, loss_of_record = _resume(run, config, network, optimizer)
     parallel = in_parallel(network, place, sync_batchnorm=config.sync_batchnorm)
-    to_images = leave if config.positives == "tz" else augment
+    to_images = _pixel_transform(config, options)
 
     num_images = config.batch_size * objective.num_images  # of the global batch
     rows = _rows_of_parts(config, objective, place)
@@ -281,6 +284,12 @@ def run_steps(
         wait_share=meter.total_waited_seconds / seconds,
         seconds=seconds,
     )
+
+
+def _pixel_transform(config: TrainConfig, options: RunOptions) -> Transform:
+    if config.positives == "tz":
+        return leave
+    return partial(augment, operations=compile_operations()) if options.compile else augment
 
 
 def _rows_of_parts(config: TrainConfig, objective: Objective, place: Place) -> list[Tensor]:

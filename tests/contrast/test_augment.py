@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
-from contrast.augment import AugmentConfig, AugmentDraws, augment, draw_augmentation, parse_augment
+from contrast.augment import (
+    AugmentConfig,
+    AugmentDraws,
+    augment,
+    compile_operations,
+    draw_augmentation,
+    parse_augment,
+)
 from contrast.pixels import (
     adjust_brightness,
     adjust_contrast,
@@ -111,6 +118,19 @@ def whole_image(**values: float) -> AugmentDraws:
 def test_neutral_parameters_change_nothing() -> None:
     pixels = torch.randint(0, 256, (1, 20, 20, 3), dtype=torch.uint8)
     torch.testing.assert_close(augment(pixels, whole_image()), pixels.permute(0, 3, 1, 2) / 255, atol=1e-6, rtol=0)
+
+
+def test_compiled_operations_are_one_graph_and_give_the_same() -> None:
+    pixels = torch.randint(0, 256, (70, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    draws = draw_augmentation(AugmentConfig(blur=0.5, solarize=0.2), count=70, seed=0, step=0)
+    compiled = augment(pixels, draws, operations=compile_operations(backend="eager"))  # two chunks, of 64 and 6
+    torch.testing.assert_close(compiled, augment(pixels, draws))
+
+
+def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(ValueError, match=r"--compile needs a C\+\+ compiler"):
+        compile_operations()
 
 
 def test_a_sample_does_not_depend_on_its_neighbours() -> None:

@@ -28,7 +28,7 @@ def test_options_are_a_decision() -> None:
             "--shards", "--out", "--n", "--objective", "--positives", "--mix", "--augment", "--encoder", "--samples",
             "--steps", "--epochs", "--batch-size", "--accumulate", "--optimizer", "--learning-rate", "--weight-decay",
             "--sync-batchnorm", "--temperature", "--seed", "--precision", "--device", "--threads", "--workers",
-            "--checkpoint-seconds", "--tensorboard", "--json",
+            "--checkpoint-seconds", "--compile", "--tensorboard", "--json",
         ],
         "eval": [
             "--run", "--data", "--data-train", "--data-root", "--num-train", "--k", "--device", "--threads", "--json",
