@@ -60,6 +60,13 @@ def build_encoder(name: str, *, image_size: int) -> Encoder:
     return ENCODERS[name](image_size)
 
 
+def check_encoder_fits(name: str, *, image_size: int) -> None:
+    """Raises ValueError when a library's encoder does not take images of this size: it is built once to see."""
+    if split_name(name) is not None:
+        with torch.random.fork_rng(devices=[]):
+            build_backbone(name, image_size=image_size)
+
+
 def _convnet_small(image_size: int) -> Encoder:
     """Five 3x3 convolutions, 1.6 M parameters, 19 million multiply-adds at 32 px.
 

@@ -34,7 +34,7 @@ from contrast.checkpoint import (
 )
 from contrast.config import TrainConfig
 from contrast.distributed import Place, process_group
-from contrast.encoders import count_parameters, to_encoder_layout
+from contrast.encoders import check_encoder_fits, count_parameters, to_encoder_layout
 from contrast.meter import Meter
 from contrast.mixing import own_rows
 from contrast.network import TrainedNetwork, averaging_gradients, in_parallel
@@ -122,6 +122,7 @@ def train_encoder(
         dataset = GroupDataset(shards, n=n)
         needs_latents = OBJECTIVES[config.objective].needs_latents
         objective = build_objective(config, find_facts(dataset, with_latents=needs_latents))
+        check_encoder_fits(config.encoder, image_size=dataset.image_size)
         real = open_real(config, None if mix is None else Path(mix), dataset)
         if config.batch_size % (place.world_size * config.accumulate):
             raise ValueError(

@@ -72,6 +72,7 @@ def test_help_and_import_do_not_wait_for_torch() -> None:
             "unknown objective 'magic': choose one of simclr, multi-positive, supcon, vicreg",
         ),
         (["--steps", "5", "--encoder", "vgg"], "unknown encoder 'vgg'"),
+        (["--steps", "5", "--encoder", "torchvision:alexnet"], "alexnet does not take images of 16 px"),
         (["--steps", "5", "--positives", "tw"], "unknown positives 'tw': choose one of both, tx, tz, shuffled"),
         (["--steps", "5", "--objective", "inverter"], "render with --store-latents"),
         (["--steps", "5", "--mix", "photos:0.5"], "write real=DIR:SHARE"),

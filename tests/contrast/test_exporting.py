@@ -17,7 +17,7 @@ from contrast.cli import main
 from contrast.evaluation.scoring import load_encoder
 from contrast.run_folder import read_run
 
-SETTINGS = {"steps": 2, "batch_size": 8, "n": 16, "device": "cpu", "quiet": True}
+SETTINGS = {"steps": 1, "batch_size": 8, "n": 16, "device": "cpu", "quiet": True}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,6 @@ def load_as_told(card: dict[str, Any], file: Path) -> Any:
         ("timm:resnet10t", "timm"),
         ("timm:vit_tiny_patch16_224", "timm"),
         ("convnet-small", "safetensors"),
-        ("timm:vit_tiny_patch16_224", "safetensors"),
     ],
 )
 def test_the_card_loads_the_file_strictly(runs: dict[str, Path], tmp_path: Path, encoder: str, format: str) -> None:
@@ -69,7 +68,7 @@ def test_the_card_loads_the_file_strictly(runs: dict[str, Path], tmp_path: Path,
     exported = contrast.export(runs[encoder], format=format, out=file)
     card = json.loads((tmp_path / "deep" / "weights.json").read_text())
     assert card == json.loads(json.dumps(exported.__dict__))
-    assert (card["encoder"], card["image_size"], card["steps"]) == (encoder, 16, 2)
+    assert (card["encoder"], card["image_size"], card["steps"]) == (encoder, 16, 1)
     assert any("strict=True" in line for line in card["load"])
     images, expected = features_of(runs[encoder])
     mean, std = (torch.tensor(card[name])[:, None, None] for name in ("mean", "std"))
@@ -77,7 +76,7 @@ def test_the_card_loads_the_file_strictly(runs: dict[str, Path], tmp_path: Path,
         features = load_as_told(card, file).eval()((images - mean) / std)
         unscaled = load_as_told(card, file).eval()(images)
     torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
-    if "mobilenet" not in encoder:  # after two steps it gives nearly the same for every image
+    if "mobilenet" not in encoder:  # after one step it gives nearly the same for every image
         assert torch.allclose(unscaled, expected, atol=1e-5) == (format == "safetensors")  # the scaling matters
 
 
@@ -128,7 +127,7 @@ def test_formats_that_do_not_hold_an_encoder(
 def test_the_command(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["export", str(runs["convnet-small"]), "--out", str(tmp_path / "a"), "--format"]
     result = CliRunner().invoke(main, [*command, "safetensors"])
-    assert result.exit_code == 0 and "convnet-small after 2 steps, 512 features" in result.output
+    assert result.exit_code == 0 and "convnet-small after 1 steps, 512 features" in result.output
     printed = CliRunner().invoke(main, [*command, "safetensors", "--json"])
     assert json.loads(printed.stdout) == json.loads((tmp_path / "a.json").read_text())
     for arguments, message in (
