@@ -21,9 +21,10 @@ from contrast import data
 if TYPE_CHECKING:
     from contrast.comparison import Comparison
     from contrast.evaluation.results import Evaluation
+    from contrast.exporting import Exported
     from contrast.training import TrainSummary
 
-__all__ = ["compare", "data", "eval", "report", "train"]
+__all__ = ["compare", "data", "eval", "export", "report", "train"]
 
 
 def train(
@@ -31,6 +32,7 @@ def train(
     shards: str | Path,
     out: str | Path,
     n: int | str | None = None,
+    mix: str | None = None,
     samples: int | str | None = None,
     steps: int | str | None = None,
     epochs: float | None = None,
@@ -39,6 +41,7 @@ def train(
     threads: int | None = None,
     workers: int | None = None,
     checkpoint_seconds: float = 60.0,
+    compile: bool = False,
     tensorboard: bool = False,
     knn_every: int | str | None = None,
     knn_data: str | None = None,
@@ -50,12 +53,14 @@ def train(
 
     Args:
         n: the first n groups only.
+        mix: real=DIR:SHARE, real images of another dataset in shards as a share of every batch.
         samples, steps, epochs: the duration, exactly one of them: groups seen, optimiser steps, or passes. A count
             may be text, such as "1.3M", as on the command line.
         precision: float32, bfloat16, or auto: what the run began with, else what this device is fast at.
         knn_every, knn_data: steps between two kNN scores of the encoder so far, and labelled images for them, as eval
             takes them; neither changes the run.
-        settings: further fields of contrast.config.TrainConfig, such as objective="supcon" or batch_size=512.
+        settings: further fields of contrast.config.TrainConfig, such as objective="supcon" or batch_size=512; augment
+            may be text, such as "crop=0.3:1,blur=0.5".
 
     Raises:
         ValueError: something does not fit; the message says what to do.
@@ -65,6 +70,11 @@ def train(
     from contrast.training import RunOptions, train_encoder
 
     n = _count("n", n)
+    mixed = None
+    if mix is not None:
+        from contrast.mixing import parse_mix
+
+        mixed, settings["mix_share"] = parse_mix(mix)
     if "batch_size" in settings:
         settings["batch_size"] = _count("batch_size", settings["batch_size"])
     config = configure_run(
@@ -84,10 +94,12 @@ def train(
         shards=shards,
         out=out,
         n=n,
+        mix=mixed,
         options=RunOptions(
             device=device,
             num_threads=threads,
             checkpoint_seconds=checkpoint_seconds,
+            compile=compile,
             tensorboard=tensorboard,
             knn_every=_count("knn_every", knn_every),
             knn_data=knn_data,
@@ -151,6 +163,13 @@ def compare(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Com
     if out is not None:
         write_comparison(comparison, Path(out))
     return comparison
+
+
+def export(run: str | Path, *, format: str, out: str | Path) -> Exported:
+    """Writes the encoder of a run for another library, with a card beside it; see `contrast export --help`."""
+    from contrast.exporting import export_run
+
+    return export_run(Path(run), format=format, out=Path(out))
 
 
 def report(*, run: str | Path, out: str | Path, sheet: str | Path | None = None) -> Path:

@@ -7,8 +7,8 @@ through.
     draws = draw_augmentation(config, count=512, seed=0, step=17)
     images = augment(pixels, draws)       # uint8 [512, 32, 32, 3] -> float32 [512, 3, 32, 32] in [0, 1]
 
-Order, always the same: crop and flip, brightness, contrast, saturation, hue, grayscale. Each operation equals its
-namesake in torchvision.transforms.v2.functional.
+Order, always the same: crop and flip, brightness, contrast, saturation, hue, grayscale, blur, solarize. Each operation
+equals its namesake in torchvision.transforms.v2.functional (contrast.pixels has them).
 """
 
 from __future__ import annotations
@@ -16,12 +16,26 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-GRAY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R 601-2, with torchvision's digits
+from contrast.pixels import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    blend,
+    crop_and_flip,
+    gaussian_blur,
+    solarize,
+    to_floats,
+    to_gray,
+)
+
 CPU_CHUNK = 64
 
 
@@ -45,6 +59,12 @@ class AugmentConfig:
     """The shift is uniform in ± this; 0.5 is half the circle."""
     gray: float = 0.2
     """Probability of grayscale."""
+    blur: float = 0.0
+    """Probability of a Gaussian blur; SimCLR's kernel, a tenth of the image's side, odd, 3 pixels at least."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """The standard deviation of the blur in pixels is uniform in between."""
+    solarize: float = 0.0
+    """Probability that values from one half upwards are inverted (BYOL)."""
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale
@@ -53,7 +73,10 @@ class AugmentConfig:
         low, high = self.crop_ratio
         if not 0 < low <= high:
             raise ValueError(f"crop ratio {low}..{high}: give two numbers with 0 < low <= high")
-        for name in ("flip", "jitter", "gray"):
+        low, high = self.blur_sigma
+        if not 0 < low <= high < math.inf:
+            raise ValueError(f"blur sigma {low}..{high}: give two numbers with 0 < low <= high")
+        for name in ("flip", "jitter", "gray", "blur", "solarize"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)}: a probability lies in 0..1")
         for name, bound in (("brightness", 1.0), ("contrast", 1.0), ("saturation", 1.0), ("hue", 0.5)):
@@ -61,12 +84,47 @@ class AugmentConfig:
                 raise ValueError(f"{name} {getattr(self, name)}: give a number in 0..{bound}")
 
 
+FIELD_OF_WORD = {
+    "crop": "crop_scale", "ratio": "crop_ratio", "flip": "flip", "jitter": "jitter", "brightness": "brightness",
+    "contrast": "contrast", "saturation": "saturation", "hue": "hue", "gray": "gray", "blur": "blur",
+    "sigma": "blur_sigma", "solarize": "solarize",
+}  # fmt: skip
+"""What --augment calls the fields of AugmentConfig."""
+
+
+def parse_augment(text: str) -> AugmentConfig:
+    """The defaults, changed where the text says so: crop=0.2:1,blur=0.5,solarize=0.
+
+    Raises:
+        ValueError: a word is unknown or given twice, or its value does not fit.
+    """
+    chosen: dict[str, float | tuple[float, float]] = {}
+    for part in text.split(","):
+        word, _, value = part.strip().partition("=")
+        field = FIELD_OF_WORD.get(word)
+        if field is None:
+            raise ValueError(f"--augment {text}: unknown {word!r}; write WORD=VALUE with {', '.join(FIELD_OF_WORD)}")
+        if field in chosen:
+            raise ValueError(f"--augment {text}: {word} is given twice; give it once")
+        is_range = isinstance(getattr(AugmentConfig, field), tuple)
+        try:
+            numbers = tuple(float(number) for number in value.split(":"))
+        except ValueError:
+            numbers = ()
+        if len(numbers) != (2 if is_range else 1):
+            example = f"{word}=0.2:1" if is_range else f"{word}=0.5"
+            raise ValueError(f"--augment {text}: {word} takes {'two numbers' if is_range else 'a number'}: {example}")
+        chosen[field] = (numbers[0], numbers[1]) if is_range else numbers[0]
+    return AugmentConfig(**chosen)  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, kw_only=True)
 class AugmentDraws:
-    """The parameters of one batch, a row per sample; all float32 but `flip`.
+    """The parameters of one batch, a row per sample; all float32 but `flip` and `solarize`, which are bool.
 
     `top`, `left`, `height`, `width` are shares of the image's side in [0, 1]; `brightness`, `contrast`, `saturation`
-    are factors (1 leaves the image as it is), `hue` a shift in [-0.5, 0.5] (0 leaves it), `gray` is 1 or 0.
+    are factors (1 leaves the image as it is), `hue` a shift in [-0.5, 0.5] (0 leaves it), `gray` is 1 or 0, `blur` a
+    standard deviation in pixels (0 leaves the image). Blur and solarize are None where no sample is to have them.
     """
 
     top: Tensor
@@ -79,16 +137,28 @@ class AugmentDraws:
     saturation: Tensor
     hue: Tensor
     gray: Tensor
+    blur: Tensor | None = None
+    solarize: Tensor | None = None
 
     def rows(self, first: int, last: int) -> AugmentDraws:
         """Samples first … last - 1."""
-        return AugmentDraws(**{field.name: getattr(self, field.name)[first:last] for field in dataclasses.fields(self)})
+        return self._each(lambda values: values[first:last])
+
+    def take(self, rows: Tensor) -> AugmentDraws:
+        """The samples of these numbers, int64."""
+        return self._each(lambda values: values[rows])
 
     def to(self, device: torch.device) -> AugmentDraws:
         """The same on another device."""
-        return AugmentDraws(
-            **{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in dataclasses.fields(self)}
-        )
+        return self._each(lambda values: values.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> AugmentDraws:
+        present = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return AugmentDraws(**{name: change(values) for name, values in present.items() if values is not None})
+
+
+Transform = Callable[[Tensor, AugmentDraws], Tensor]
+"""uint8 [B, H, W, 3] and their parameters to float32 [B, 3, H, W]."""
 
 
 def draw_augmentation(config: AugmentConfig, *, count: int, seed: int, step: int) -> AugmentDraws:
@@ -99,7 +169,8 @@ def draw_augmentation(config: AugmentConfig, *, count: int, seed: int, step: int
     """
     digest = hashlib.sha256(f"augment/{seed}/{step}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-    uniform = torch.rand(12, count, generator=generator)
+    uniform = torch.rand(12, count, generator=generator)  # what came later draws further rows: these stay as they are
+    later = torch.rand(3, count, generator=generator)
     area = config.crop_scale[0] + uniform[0] * (config.crop_scale[1] - config.crop_scale[0])
     low, high = math.log(config.crop_ratio[0]), math.log(config.crop_ratio[1])
     ratio = torch.exp(low + uniform[1] * (high - low))
@@ -121,96 +192,53 @@ def draw_augmentation(config: AugmentConfig, *, count: int, seed: int, step: int
         saturation=factor(uniform[8], config.saturation),
         hue=torch.where(jittered, (2 * uniform[9] - 1) * config.hue, torch.zeros(())),
         gray=(uniform[10] < config.gray).float(),
+        blur=_draw_blur(config, later) if config.blur > 0 else None,
+        solarize=later[2] < config.solarize if config.solarize > 0 else None,
     )
 
 
-def augment(pixels: Tensor, draws: AugmentDraws) -> Tensor:
-    """Augmented images, [B, 3, H, W] float32 in [0, 1], from uint8 [B, H, W, 3] on the device of the pixels."""
+def _draw_blur(config: AugmentConfig, uniform: Tensor) -> Tensor:
+    low, high = config.blur_sigma
+    return torch.where(uniform[0] < config.blur, low + uniform[1] * (high - low), torch.zeros(()))
+
+
+def augment(pixels: Tensor, draws: AugmentDraws, *, operations: Transform | None = None) -> Tensor:
+    """Augmented images, [B, 3, H, W] float32 in [0, 1], from uint8 [B, H, W, 3] on the device of the pixels.
+
+    Args:
+        operations: what is done to a chunk; `compile_operations` gives it in a faster form.
+    """
+    operations = operations or _augment
     if pixels.device.type == "cpu" and len(pixels) > CPU_CHUNK:
         # Every operation below walks over all pixels; a chunk stays in the cache between them (twice as fast).
         firsts = range(0, len(pixels), CPU_CHUNK)
-        return torch.cat([_augment(pixels[i : i + CPU_CHUNK], draws.rows(i, i + CPU_CHUNK)) for i in firsts])
-    return _augment(pixels, draws)
+        return torch.cat([operations(pixels[i : i + CPU_CHUNK], draws.rows(i, i + CPU_CHUNK)) for i in firsts])
+    return operations(pixels, draws)
+
+
+def compile_operations(*, backend: str = "inductor") -> Transform:
+    """The operations of `augment` through torch.compile: equal but for rounding, compiled per shape when first called.
+
+    Raises:
+        ValueError: there is no compiler for the CPU.
+    """
+    if backend == "inductor" and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
+        raise ValueError("--compile needs a C++ compiler: install g++, or leave --compile away")
+    return torch.compile(_augment, fullgraph=True, dynamic=False, backend=backend)
+
+
+def leave(pixels: Tensor, draws: AugmentDraws) -> Tensor:
+    """The images as they are, in the form of `augment`."""
+    return to_floats(pixels)
 
 
 def _augment(pixels: Tensor, draws: AugmentDraws) -> Tensor:
-    images = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255)
-    images = crop_and_flip(images, draws.top, draws.left, draws.height, draws.width, draws.flip)
+    images = crop_and_flip(to_floats(pixels), draws.top, draws.left, draws.height, draws.width, draws.flip)
     images = adjust_brightness(images, draws.brightness)
     images = adjust_contrast(images, draws.contrast)
     images = adjust_saturation(images, draws.saturation)
     images = adjust_hue(images, draws.hue)
-    return _blend(images, to_gray(images), 1 - draws.gray)
-
-
-def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, flip: Tensor) -> Tensor:
-    """Crops (shares of the side, [B] each) enlarged to the full image, bilinear, then mirrored where told.
-
-    Resizing along one side is linear, so it is a matrix per sample: two batched multiplications do the crop, the
-    resize and the flip, whatever the crop. Crops need not lie on whole pixels.
-    """
-    columns = _resize_matrices(left, width, images.shape[3])  # [B, W, W]
-    columns = torch.where(flip[:, None, None], columns.flip(1), columns)
-    rows = _resize_matrices(top, height, images.shape[2])  # [B, H, H]
-    batch, channels, full_height, full_width = images.shape
-    widened = torch.bmm(images.reshape(batch, channels * full_height, full_width), columns.mT)
-    return torch.matmul(rows[:, None], widened.view(batch, channels, full_height, full_width))
-
-
-def _resize_matrices(first: Tensor, length: Tensor, size: int) -> Tensor:
-    """[B, size, size] weights that stretch [first, first + length), shares of the side, over the whole side."""
-    first, length = first[:, None, None] * size, length[:, None, None] * size
-    outputs = torch.arange(size, device=first.device, dtype=torch.float32)[None, :, None]
-    inputs = torch.arange(size, device=first.device, dtype=torch.float32)[None, None, :]
-    centres = first + (outputs + 0.5) * (length / size) - 0.5  # where an output pixel lies among the input pixels
-    inside = (inputs > first - 1) & (inputs < first + length)  # no pixel from beyond the crop
-    weights = (1 - (inputs - centres).abs()).clamp(min=0) * inside
-    return weights / weights.sum(dim=2, keepdim=True)
-
-
-def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Images times a [B] factor, cut to [0, 1]."""
-    return (images * factor[:, None, None, None]).clamp_(0, 1)
-
-
-def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Images moved away from the mean of their own gray by a [B] factor, cut to [0, 1]."""
-    return _blend(images, to_gray(images).mean(dim=(1, 2, 3), keepdim=True), factor)
-
-
-def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Images moved away from their own gray by a [B] factor, cut to [0, 1]."""
-    return _blend(images, to_gray(images), factor)
-
-
-def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Images with a [B] shift in [-0.5, 0.5] added to the hue of HSV.
-
-    HSV back to RGB in closed form: channel n is v - c * max(0, min(k, 4 - k, 1)) with k = (n + 6 hue) mod 6 and n =
-    5, 3, 1.
-    """
-    value, largest = images.max(dim=1)
-    chroma = value - images.amin(dim=1)
-    red, green, blue = images.unbind(dim=1)
-    divisor = torch.where(chroma == 0, torch.ones((), device=images.device), chroma)
-    # The sextant follows from the largest channel: (g - b), 2 + (b - r), 4 + (r - g), all over the chroma.
-    sixfold = torch.where(
-        largest == 0,
-        (green - blue) / divisor,
-        torch.where(largest == 1, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
-    )
-    sixfold = sixfold + 6 * shift[:, None, None]
-    offsets = torch.arange(5, 0, -2, device=images.device, dtype=images.dtype)[None, :, None, None]
-    k = (offsets + sixfold[:, None]).remainder_(6)
-    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp_(0, 1)
-
-
-def to_gray(images: Tensor) -> Tensor:
-    """[B, 1, H, W] luma of [B, 3, H, W]."""
-    red, green, blue = GRAY_WEIGHTS
-    return (red * images[:, 0] + green * images[:, 1] + blue * images[:, 2])[:, None]
-
-
-def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    factor = factor[:, None, None, None]
-    return (factor * images + (1 - factor) * other).clamp_(0, 1)
+    images = blend(images, to_gray(images), 1 - draws.gray)
+    if draws.blur is not None:
+        images = gaussian_blur(images, draws.blur)
+    return images if draws.solarize is None else solarize(images, draws.solarize)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -53,6 +53,22 @@ class GroupBatch:
     """int64 [b], class ids; -1 where there are none."""
     images: ndarray
     """uint8 [b, K, H, W, 3]; the anchor first, then the views."""
+    latents: ndarray | None = None
+    """float32 [b, K, dim], where they were asked for."""
+
+    def split(self, count: int) -> list[GroupBatch]:
+        """Equal parts, in order; `count` divides the number of groups."""
+        size = len(self.indices) // count
+        return [self._part(slice(first, first + size)) for first in range(0, count * size, size)]
+
+    def _part(self, rows: slice) -> GroupBatch:
+        return GroupBatch(
+            step=self.step,
+            indices=self.indices[rows],
+            labels=self.labels[rows],
+            images=self.images[rows],
+            latents=None if self.latents is None else self.latents[rows],
+        )
 
 
 def draw_order(num_groups: int, *, seed: int, epoch: int) -> ndarray:
@@ -83,6 +99,7 @@ class GroupBatches:
         batch_size: groups of the global batch; a multiple of the number of ranks.
         memory_bytes: decoded images are kept, each after its first use, when all of them fit this.
         num_workers: decoding threads.
+        latents: gives the latents of a group, [K, …], where the batches shall carry them.
 
     Raises:
         ValueError: the batch is larger than the dataset or does not divide among the ranks.
@@ -98,6 +115,7 @@ class GroupBatches:
         world_size: int = 1,
         num_workers: int = NUM_WORKERS,
         memory_bytes: int = MEMORY_BYTES,
+        latents: Callable[[int], ndarray] | None = None,
     ) -> None:
         if batch_size % world_size:
             raise ValueError(f"batch size {batch_size} does not divide among {world_size} processes: use a multiple")
@@ -106,6 +124,7 @@ class GroupBatches:
         self._batch_size = batch_size
         self._share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self._num_workers = num_workers
+        self._latents = latents
         self._order = lru_cache(maxsize=2)(lambda epoch: draw_order(len(dataset), seed=seed, epoch=epoch))
         shape = (len(dataset), dataset.num_images, dataset.image_size, dataset.image_size, 3)
         self._memory = _GroupMemory(shape) if int(np.prod(shape)) <= memory_bytes else None
@@ -123,7 +142,10 @@ class GroupBatches:
             images, labels = self._dataset.batch(indices)
         else:
             images, labels = self._memory.fetch(indices, self._dataset)
-        return GroupBatch(step=step, indices=indices, labels=labels, images=images)
+        latents = None
+        if self._latents is not None:
+            latents = np.stack([flatten_latents(self._latents(index)) for index in indices.tolist()])
+        return GroupBatch(step=step, indices=indices, labels=labels, images=images, latents=latents)
 
     def steps(self, first: int, last: int) -> Generator[GroupBatch, None, None]:
         """Batches of the steps first … last - 1, in order, loaded ahead in background threads."""
@@ -143,6 +165,11 @@ class GroupBatches:
                 yield batch
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def flatten_latents(latents: ndarray) -> ndarray:
+    """float32 [K, dim] of one group's latents of any shape [K, …]."""
+    return latents.reshape(len(latents), -1).astype(np.float32, copy=False)
 
 
 class _GroupMemory:

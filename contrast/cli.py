@@ -1,4 +1,4 @@
-"""The command `contrast`: train, eval, data, report, compare. Each is a function of that name in the package, too."""
+"""The command `contrast`: train, eval, data, report, compare, export, each a function of the package as well."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from contrast.commands.compare import compare
+from contrast.commands.export import export
 from contrast.commands.images import images
 from contrast.commands.lists import Counts, Names
 from shards.console import CommandGroup, Count, format_seconds
@@ -49,18 +50,52 @@ def main() -> None:
 @click.option("--out", required=True, type=FOLDER, help="Folder of the run. The same command again goes on with it.")
 @click.option("--n", type=Count(), help="The first so many groups only.  [default: all]")
 @click.option(
-    "--objective", default="simclr", show_default=True, help="simclr: a group attracts itself; supcon: a class."
+    "--objective",
+    default="simclr",
+    show_default=True,
+    help="simclr: an anchor and a view attract each other; multi-positive: all images of a group; supcon: of a class; "
+    "vicreg: an anchor and a view agree, no negatives; cross-entropy: the class; inverter: latent and class.",
 )
-@click.option("--encoder", default="convnet-small", show_default=True, help="convnet-small, resnet18 or resnet50.")
+@click.option(
+    "--positives",
+    default="both",
+    show_default=True,
+    help="both: anchor and views, augmented; tx: the anchor alone, augmented; tz: anchor and views as they are; "
+    "shuffled: views of another group, the control that must fail.",
+)
+@click.option("--mix", help="real=DIR:SHARE: a share of every batch is real images, of another dataset in shards.")
+@click.option(
+    "--augment",
+    help="Changes to the augmentation: crop=0.2:1,flip=0.5,jitter=0.8,gray=0.2,blur=0.5,sigma=0.1:2,solarize=0.2; also "
+    "ratio, brightness, contrast, saturation, hue.  [default: SimCLR's for CIFAR-10, no blur, no solarize]",
+)
+@click.option(
+    "--encoder",
+    default="convnet-small",
+    show_default=True,
+    help="convnet-small, resnet18, resnet50, torchvision:NAME such as torchvision:resnet34, or timm:NAME.",
+)
 @click.option("--samples", type=Count(), help="Duration in groups seen, such as 1.3M.")
 @click.option("--steps", type=Count(), help="Duration in optimiser steps.")
 @click.option("--epochs", type=float, help="Duration in passes over the groups.")
 @click.option(
     "--batch-size", type=Count(), default="128", show_default=True, help="Groups of a step, over all processes."
 )
-@click.option("--optimizer", default="adamw", show_default=True, help="adamw or sgd.")
-@click.option("--learning-rate", type=float, help="Peak.  [default: 0.002 for adamw; 0.06 * batch size / 256 for sgd]")
-@click.option("--weight-decay", type=float, help="[default: 0.05 for adamw; 0.0005 for sgd]")
+@click.option(
+    "--accumulate",
+    type=Count(),
+    default="1",
+    show_default=True,
+    help="Learn from a batch in so many parts, each with its own loss: less memory, fewer images to compare with.",
+)
+@click.option("--optimizer", default="adamw", show_default=True, help="adamw, sgd or lars.")
+@click.option(
+    "--learning-rate",
+    type=float,
+    help="Peak.  [default: 0.002 for adamw; per 256 groups of a batch 0.06 for sgd, 0.3 for lars]",
+)
+@click.option("--weight-decay", type=float, help="[default: 0.05 for adamw; 0.0005 for sgd; 0.000001 for lars]")
+@click.option("--sync-batchnorm", is_flag=True, help="Batch normalisation over all processes; needs GPUs.")
 @click.option("--temperature", type=float, default=0.1, show_default=True, help="Of the loss.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of initial weights, order and augmentation.")
 @click.option(
@@ -74,6 +109,7 @@ def main() -> None:
 @click.option(
     "--checkpoint-seconds", type=float, default=60.0, show_default=True, help="Shortest time between checkpoints."
 )
+@click.option("--compile", is_flag=True, help="Compile the augmentation at the start; worth it beyond some minutes.")
 @click.option("--tensorboard", is_flag=True, help="Also log for TensorBoard, into RUN/tensorboard.")
 @click.option("--knn-every", type=Count(), help="Steps between two kNN scores while training; needs --knn-data.")
 @click.option("--knn-data", help="Labelled images of those scores, as contrast eval --data takes them.")
@@ -184,3 +220,4 @@ def report(run: Path, out: Path, sheet: Path | None) -> None:
 
 
 main.add_command(compare)
+main.add_command(export)

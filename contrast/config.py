@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 
 from contrast.augment import AugmentConfig
 from contrast.batches import count_steps_per_epoch
-from contrast.encoders import ENCODERS
+from contrast.encoders import check_encoder
+from contrast.mixing import count_real
 from contrast.objectives import OBJECTIVES
+from contrast.positives import POSITIVES
 from shards.canonical import JSON, first_difference
 
-OPTIMIZERS = ("sgd", "adamw")
+OPTIMIZERS = ("sgd", "lars", "adamw")
 PRECISIONS = ("float32", "bfloat16")
 FLOAT32_END = 1e38  # just about
 SEED_END = 2**63  # what fits 64 bits with a sign
@@ -32,13 +34,22 @@ class TrainConfig:
     steps: int
     """Optimiser steps; the learning rate's schedule ends there."""
     objective: str = "simclr"
-    """What counts as a positive pair: see contrast.objectives."""
+    """What is learnt from a group: see contrast.objectives."""
+    positives: str = "both"
+    """Which images of a group an objective is given, and whether augmented: see contrast.positives."""
+    mix_share: float = 0.0
+    """Share of a batch's groups that are real images, rounded to whole groups."""
     encoder: str = "convnet-small"
-    """See contrast.encoders."""
+    """See contrast.encoders; torchvision:NAME and timm:NAME are those libraries' models."""
     batch_size: int = 128
     """Groups of a step, over all processes; a step sees this many times the images of a group."""
+    accumulate: int = 1
+    """Parts that a batch is cut into, one after the other, each with a loss of its own: their mean is learnt from.
+
+    A contrastive loss compares the images of a part alone: more parts are another run, not the same in less memory.
+    """
     optimizer: str = "adamw"
-    """adamw, or sgd with momentum 0.9."""
+    """adamw, or sgd or lars with momentum 0.9."""
     learning_rate: float = 2e-3
     """Peak, for this batch size; reached after the warm-up, then a half cosine down to zero."""
     weight_decay: float = 0.05
@@ -50,6 +61,8 @@ class TrainConfig:
     head_hidden_dim: int = 512
     head_dim: int = 128
     """Widths of the projection head, which only training uses."""
+    sync_batchnorm: bool = False
+    """Batch normalisation over all processes' shares; needs GPUs."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Pixel-space augmentation of every image."""
     precision: str = "float32"
@@ -58,17 +71,18 @@ class TrainConfig:
     """Decides the initial weights, the order of the groups and the augmentation."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "head_hidden_dim", "head_dim"):
+        for name in ("steps", "batch_size", "accumulate", "head_hidden_dim", "head_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', ' ')} {getattr(self, name)}: give a whole number above 0")
         for name, known in (
             ("objective", tuple(OBJECTIVES)),
-            ("encoder", tuple(ENCODERS)),
+            ("positives", POSITIVES),
             ("optimizer", OPTIMIZERS),
             ("precision", PRECISIONS),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(known)}")
+        check_encoder(self.encoder)
         for name in ("learning_rate", "temperature"):
             if not 0 < getattr(self, name) < FLOAT32_END:
                 raise ValueError(f"{name.replace('_', ' ')} {getattr(self, name)}: give a number above 0, below 1e38")
@@ -76,8 +90,29 @@ class TrainConfig:
             raise ValueError(f"weight decay {self.weight_decay}: give 0 or more, below 1e38")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup {self.warmup}: give a share of the steps, from 0 to 1")
+        if not 0 <= self.mix_share < 1:
+            raise ValueError(f"mix share {self.mix_share}: give a share of the batch, from 0 to below 1")
+        if self.mix_share > 0 and self.positives in ("tz", "shuffled"):
+            raise ValueError(
+                f"positives {self.positives}: real images have no positives but augmentations of themselves; "
+                "mix them in with --positives both or tx"
+            )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate {self.accumulate}: a batch of {self.batch_size} groups does not divide into as many parts"
+            )
         if not 0 <= self.seed < SEED_END:
             raise ValueError(f"seed {self.seed}: give a whole number from 0 on, below 2^63")
+
+    @property
+    def num_real(self) -> int:
+        """Groups of a batch that are real images."""
+        return count_real(self.batch_size, self.mix_share)
+
+    @property
+    def num_generated(self) -> int:
+        """Groups of a batch that are generated."""
+        return self.batch_size - self.num_real
 
     def to_json(self) -> dict[str, JSON]:
         """Plain mapping, fit for json.dumps."""
@@ -103,10 +138,21 @@ class TrainConfig:
         return first_difference(self.to_json(), other.to_json())
 
 
-def steps_of(*, samples: int | None, steps: int | None, epochs: float | None, num_groups: int, batch_size: int) -> int:
+def steps_of(
+    *,
+    samples: int | None,
+    steps: int | None,
+    epochs: float | None,
+    num_groups: int,
+    batch_size: int,
+    num_generated: int | None = None,
+) -> int:
     """Optimiser steps of a duration given in exactly one of three ways: groups seen, steps, or passes over the groups.
 
-    A pass is num_groups // batch_size steps: the incomplete batch at its end is dropped.
+    A pass is num_groups // num_generated steps: the incomplete batch at its end is dropped.
+
+    Args:
+        num_generated: groups of a batch that come from the dataset of num_groups; all of them when None.
 
     Raises:
         ValueError: none or several are given, or the duration is shorter than one step.
@@ -114,7 +160,7 @@ def steps_of(*, samples: int | None, steps: int | None, epochs: float | None, nu
     given = [name for name, value in (("samples", samples), ("steps", steps), ("epochs", epochs)) if value is not None]
     if len(given) != 1:
         raise ValueError(f"give exactly one of --samples, --steps and --epochs (given: {', '.join(given) or 'none'})")
-    steps_per_epoch = count_steps_per_epoch(num_groups, batch_size)
+    steps_per_epoch = count_steps_per_epoch(num_groups, num_generated or batch_size)
     if steps is not None:
         count = steps
     elif samples is not None:

@@ -6,13 +6,17 @@ features = encoder(images)            # [B, 3, 32, 32] -> [B, 512]
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-# Up to this size a ResNet starts with a 3x3 convolution of stride 1 and no max-pool (SimCLR, appendix B.9).
-SMALL_IMAGE_SIZE = 64
+from contrast.backbones import SMALL_IMAGE_SIZE, build_backbone, check_backbone_name, replace_small_stem, split_name
+
+# What the backbone sees has roughly zero mean and unit variance for natural images. In the usual (images - mean) / std:
+# mean SHIFT / SCALE = 0.5 and std 1 / SCALE = 0.25 in every channel.
+SCALE, SHIFT = 4.0, 2.0
 
 
 class Encoder(nn.Module):
@@ -28,15 +32,18 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] to [B, feature_dim]."""
-        return self.backbone(images * 4.0 - 2.0)  # roughly zero mean and unit variance for natural images
+        return self.backbone(images * SCALE - SHIFT)
 
 
-class ProjectionHead(nn.Sequential):
-    """The two-layer head that the loss sees and that evaluation throws away (SimCLR, section 4.2)."""
-
-    def __init__(self, feature_dim: int, *, hidden_dim: int, output_dim: int) -> None:
-        super().__init__(
-            nn.Linear(feature_dim, hidden_dim), nn.ReLU(inplace=True), nn.Linear(hidden_dim, output_dim, bias=False)
+def check_encoder(name: str) -> None:
+    """Raises ValueError when there is no encoder of that name: one of ENCODERS, torchvision:NAME or timm:NAME."""
+    if split_name(name) is not None:
+        check_backbone_name(name)
+    elif name not in ENCODERS:
+        near = difflib.get_close_matches(name, ENCODERS, n=1)
+        raise ValueError(
+            f"unknown encoder {name!r}{f' (near: {near[0]})' if near else ''}: "
+            f"choose one of {', '.join(ENCODERS)}, torchvision:NAME, timm:NAME"
         )
 
 
@@ -44,11 +51,20 @@ def build_encoder(name: str, *, image_size: int) -> Encoder:
     """A freshly initialised encoder; its weights come from torch's global generator.
 
     Raises:
-        ValueError: there is no encoder of that name.
+        ValueError: there is no encoder of that name, or it does not take images of this size.
     """
-    if name not in ENCODERS:
-        raise ValueError(f"unknown encoder {name!r}: choose one of {', '.join(ENCODERS)}")
+    check_encoder(name)
+    if split_name(name) is not None:
+        backbone, feature_dim = build_backbone(name, image_size=image_size)
+        return Encoder(backbone, feature_dim=feature_dim)
     return ENCODERS[name](image_size)
+
+
+def check_encoder_fits(name: str, *, image_size: int) -> None:
+    """Raises ValueError when a library's encoder does not take images of this size: it is built once to see."""
+    if split_name(name) is not None:
+        with torch.random.fork_rng(devices=[]):
+            build_backbone(name, image_size=image_size)
 
 
 def _convnet_small(image_size: int) -> Encoder:
@@ -76,9 +92,7 @@ def _resnet(name: str) -> Callable[[int], Encoder]:
         feature_dim: int = network.fc.in_features
         network.fc = nn.Identity()
         if image_size <= SMALL_IMAGE_SIZE:
-            network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
-            nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-            network.maxpool = nn.Identity()
+            replace_small_stem(network)
         return Encoder(network, feature_dim=feature_dim)
 
     return build

@@ -2,7 +2,7 @@
 
 Two images share an id exactly when they should be pulled together. With one id per pair this is SimCLR's NT-Xent,
 with class ids it is SupCon's L_out, with K images per group the multi-positive loss. So the objectives differ in
-their ids alone (see `contrast.objectives`), and there is one piece of arithmetic to get right:
+their ids alone (see `contrast.objectives.contrastive`), and there is one piece of arithmetic to get right:
 
     loss = multi_positive_loss(projections, ids, temperature=0.5)
 """
@@ -65,11 +65,21 @@ def _gather_candidates(anchors: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, in
     world_size = dist.get_world_size()
     gathered_ids = [torch.empty_like(ids) for _ in range(world_size)]
     dist.all_gather(gathered_ids, ids.contiguous())
-    return _GatherWithGradient.apply(anchors), torch.cat(gathered_ids), dist.get_rank(), world_size
+    return gather_rows(anchors), torch.cat(gathered_ids), dist.get_rank(), world_size
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """All ranks' rows in rank order, with gradient; the rows themselves outside a process group.
+
+    The gradient of a row is the sum of what every rank has to say about it.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return rows
+    return _GatherWithGradient.apply(rows)
 
 
 class _GatherWithGradient(torch.autograd.Function):
-    """All ranks' rows in rank order; the gradient of a row is the sum of what every rank has to say about it."""
+    """See `gather_rows`."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor) -> Tensor:

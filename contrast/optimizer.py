@@ -13,23 +13,32 @@ from torch import nn
 from torch.optim import Optimizer
 
 from contrast.config import TrainConfig
+from contrast.lars import LARS
+from contrast.objectives import OBJECTIVES
 from shards.canonical import JSON
 
 MOMENTUM = 0.9
 
 
-def default_settings(optimizer: str, *, batch_size: int) -> dict[str, JSON]:
-    """Learning rate and weight decay that go with an optimiser where none are given.
+def default_settings(objective: str, optimizer: str, *, batch_size: int) -> dict[str, JSON]:
+    """What goes with an objective and an optimiser where nothing is given: head, learning rate, weight decay.
 
     AdamW: measured for short runs of the small encoder. SGD: the CIFAR-10 recipe of ResNet-18, 0.06 per 256 groups.
+    LARS: SimCLR's ImageNet recipe, 0.3 per 256 groups (Chen et al. 2020, section 2.1).
     """
+    settings = dict(OBJECTIVES[objective].defaults)
     if optimizer == "sgd":
-        return {"learning_rate": 0.06 * batch_size / 256, "weight_decay": 5e-4}
-    return {"learning_rate": 2e-3, "weight_decay": 0.05}
+        return settings | {"learning_rate": 0.06 * batch_size / 256, "weight_decay": 5e-4}
+    if optimizer == "lars":
+        return settings | {"learning_rate": 0.3 * batch_size / 256, "weight_decay": 1e-6}
+    return settings | {"learning_rate": 2e-3, "weight_decay": 0.05}
 
 
 def build_optimizer(config: TrainConfig, network: nn.Module) -> Optimizer:
-    """SGD or AdamW with two explicit parameter groups: matrices and kernels decay, vectors (biases, norms) do not."""
+    """SGD, LARS or AdamW with two explicit parameter groups: matrices and kernels, and vectors (biases, norms).
+
+    Vectors do not decay, and LARS does not adapt its steps to their length.
+    """
     decayed = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     free = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     groups = [
@@ -38,6 +47,8 @@ def build_optimizer(config: TrainConfig, network: nn.Module) -> Optimizer:
     ]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=MOMENTUM)
+    if config.optimizer == "lars":
+        return LARS([groups[0], {**groups[1], "adapt": False}], lr=config.learning_rate)
     assert config.optimizer == "adamw", config.optimizer
     return torch.optim.AdamW(groups, lr=config.learning_rate)
 

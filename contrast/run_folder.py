@@ -46,6 +46,9 @@ class TrainedOn:
     """Class id, as text, to name."""
     anchors_id: str | None = None
     """See `hash_anchors`; runs of earlier versions have none."""
+    mixed_recipe_id: str | None = None
+    """Recipe of the real images in the batches, where there are any."""
+    mixed_num_groups: int | None = None
 
     def to_json(self) -> dict[str, JSON]:
         """Plain mapping, fit for json.dumps."""

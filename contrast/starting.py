@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from contrast.augment import parse_augment
 from contrast.config import TrainConfig, steps_of
 from contrast.distributed import resolve_device
 from contrast.optimizer import default_settings
@@ -41,19 +42,21 @@ def configure_run(
     unknown = sorted(set(chosen) - set(fields))
     if unknown:
         raise ValueError(f"unknown setting {unknown[0]!r}: choose among {', '.join(fields)}")
+    if isinstance(chosen.get("augment"), str):
+        chosen["augment"] = parse_augment(chosen["augment"])
     if precision == "auto":
         begun = recorded_config(Path(out))
         precision = begun.precision if begun is not None else fastest_precision(resolve_device(device))
     provisional = TrainConfig(**{**chosen, "steps": 1, "precision": precision})  # refuses wrong settings first
-    for name, value in default_settings(provisional.optimizer, batch_size=provisional.batch_size).items():
-        if name not in chosen:
-            provisional = dataclasses.replace(provisional, **{name: value})
+    defaults = default_settings(provisional.objective, provisional.optimizer, batch_size=provisional.batch_size)
+    provisional = dataclasses.replace(provisional, **{k: v for k, v in defaults.items() if k not in chosen})
     count = steps_of(
         samples=samples,
         steps=steps,
         epochs=epochs,
         num_groups=len(GroupDataset(shards, n=n)),
         batch_size=provisional.batch_size,
+        num_generated=provisional.num_generated,
     )
     return dataclasses.replace(provisional, steps=count)
 

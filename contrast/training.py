@@ -1,10 +1,10 @@
-"""The training loop, top to bottom: pull the images of a group (or of a class) together, push the others apart.
+"""The training loop, top to bottom: read groups, augment their images, learn from them what the objective asks.
 
     summary = train_encoder(TrainConfig(steps=600), shards="datasets/demo", out="runs/demo")
 
 Interrupted at any moment, the same call goes on and ends with the weights that it would have had anyway: on a CPU
 with the same number of threads bit for bit. Under torchrun the batch is shared among the processes: the loss sees all
-of it, batch normalisation each process's own share.
+of it, batch normalisation each process's own share unless asked otherwise.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ import math
 import time
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from numpy import ndarray
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from torch.optim import Optimizer
 
-from contrast.augment import augment, draw_augmentation
-from contrast.batches import MEMORY_BYTES, NUM_WORKERS, GroupBatches
+from contrast.augment import Transform, augment, compile_operations, draw_augmentation, leave
+from contrast.batches import MEMORY_BYTES, NUM_WORKERS, GroupBatch, GroupBatches
 from contrast.checkpoint import (
     CHECKPOINT_NAME,
     check_checkpoint_config,
@@ -33,12 +34,15 @@ from contrast.checkpoint import (
 )
 from contrast.config import TrainConfig
 from contrast.distributed import Place, process_group
-from contrast.encoders import Encoder, ProjectionHead, build_encoder, count_parameters, to_encoder_layout
+from contrast.encoders import check_encoder_fits, count_parameters, to_encoder_layout
 from contrast.evaluation.online import OnlineKnn
-from contrast.losses import multi_positive_loss
 from contrast.meter import Meter
-from contrast.objectives import OBJECTIVES, check_objective
+from contrast.mixing import own_rows
+from contrast.network import TrainedNetwork, averaging_gradients, in_parallel
+from contrast.objectives import OBJECTIVES, Objective, Targets, build_objective
 from contrast.optimizer import build_optimizer, learning_rate_at, set_learning_rate
+from contrast.positives import Batches
+from contrast.reading import assemble_batches, find_facts, open_real
 from contrast.run_folder import RunRecord, TrainedOn, hash_anchors, open_run, record_environment
 from contrast.runlog import RunLog, rewind_metrics
 from shards.console import Progress, format_count, format_seconds
@@ -60,6 +64,8 @@ class RunOptions:
     """Steps between two records; checkpoints fall on these steps."""
     checkpoint_seconds: float = 60.0
     """Shortest time between two checkpoints; there is always one at the end."""
+    compile: bool = False
+    """Compile the augmentation when it is first used, half a minute; the images differ in their last bits."""
     tensorboard: bool = False
     knn_every: int | None = None
     """Steps between two kNN scores of the encoder, a multiple of log_every; none when None."""
@@ -103,30 +109,19 @@ class TrainSummary:
     """Time of this call's steps."""
 
 
-class TrainedNetwork(nn.Module):
-    """Encoder and projection head: what the loss sees."""
-
-    def __init__(self, config: TrainConfig, *, image_size: int) -> None:
-        super().__init__()
-        self.encoder: Encoder = build_encoder(config.encoder, image_size=image_size)
-        self.head = ProjectionHead(
-            self.encoder.feature_dim, hidden_dim=config.head_hidden_dim, output_dim=config.head_dim
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] in [0, 1] to [B, head_dim]."""
-        return self.head(self.encoder(images))
-
-
 def train_encoder(
     config: TrainConfig,
     *,
     shards: str | Path,
     out: str | Path,
     n: int | None = None,
+    mix: str | Path | None = None,
     options: RunOptions | None = None,
 ) -> TrainSummary:
     """Trains an encoder on the first n groups of a dataset, or on all, and leaves it in the folder `out`.
+
+    Args:
+        mix: the dataset of the real images, where config.mix_share asks for some.
 
     Raises:
         ValueError: the dataset, the folder or the device does not fit what is asked for.
@@ -137,18 +132,37 @@ def train_encoder(
         torch.set_num_threads(options.num_threads)
     with process_group(options.device) as place:
         dataset = GroupDataset(shards, n=n)
-        check_objective(config.objective, has_labels=bool(dataset.classes))
-        batches = GroupBatches(
+        needs_latents = OBJECTIVES[config.objective].needs_latents
+        objective = build_objective(config, find_facts(dataset, with_latents=needs_latents))
+        check_encoder_fits(config.encoder, image_size=dataset.image_size)
+        real = open_real(config, None if mix is None else Path(mix), dataset)
+        if config.batch_size % (place.world_size * config.accumulate):
+            raise ValueError(
+                f"batch size {config.batch_size} does not divide among {place.world_size} processes"
+                + (f" in {config.accumulate} parts" if config.accumulate > 1 else "")
+                + ": use a multiple"
+            )
+
+        def read(source: GroupDataset, batch_size: int, *, with_latents: bool = False) -> GroupBatches:
+            return GroupBatches(
+                source,
+                batch_size=batch_size,
+                seed=config.seed,
+                rank=place.rank,
+                world_size=place.world_size,
+                num_workers=options.num_workers,
+                memory_bytes=options.memory_bytes,
+                latents=source.latents if with_latents else None,
+            )
+
+        batches = assemble_batches(
+            config,
+            objective,
             dataset,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            rank=place.rank,
-            world_size=place.world_size,
-            num_workers=options.num_workers,
-            memory_bytes=options.memory_bytes,
+            read(dataset, config.num_generated, with_latents=needs_latents),
+            place,
+            real=None if real is None else (real, read(real, config.num_real)),
         )
-        if config.objective == "simclr" and config.batch_size == 1:
-            raise ValueError("batch size 1: the loss needs other groups to compare with, use 2 or more")
         trained_on = TrainedOn(
             recipe_id=dataset.manifest.recipe.id,
             num_groups=len(dataset),
@@ -156,31 +170,41 @@ def train_encoder(
             image_size=dataset.image_size,
             class_names={str(label): name for label, name in sorted(dataset.class_names.items())},
             anchors_id=hash_anchors(dataset.manifest.recipe),
+            mixed_recipe_id=None if real is None else real.manifest.recipe.id,
+            mixed_num_groups=None if real is None else len(real),
         )
         run = Path(out)
         if not place.is_first:
-            return _run_steps(config, trained_on, batches, run, place, options)
+            return run_steps(config, objective, trained_on, batches, run, place, options)
         with open_run(run, RunRecord(config=config, trained_on=trained_on)):
-            return _run_steps(config, trained_on, batches, run, place, options)
+            return run_steps(config, objective, trained_on, batches, run, place, options)
 
 
-def _run_steps(
-    config: TrainConfig, trained_on: TrainedOn, batches: GroupBatches, run: Path, place: Place, options: RunOptions
+def run_steps(
+    config: TrainConfig,
+    objective: Objective,
+    trained_on: TrainedOn,
+    batches: Batches,
+    run: Path,
+    place: Place,
+    options: RunOptions,
 ) -> TrainSummary:
+    """The steps of a run that the folder `run` does not hold yet, of batches with `objective.num_images` images."""
     # ------------------------------------------------------------------------------------------------------------------
     # Network and optimiser, as an earlier call left them
 
     device = place.device
     torch.manual_seed(config.seed)  # the same initial weights in every process
-    network = TrainedNetwork(config, image_size=trained_on.image_size)
+    network = TrainedNetwork(config, image_size=trained_on.image_size, objective=objective)
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(config, network)
     first_step, loss_of_record = _resume(run, config, network, optimizer)
-    parallel = _in_parallel(network, place)
+    parallel = in_parallel(network, place, sync_batchnorm=config.sync_batchnorm)
+    to_images = _pixel_transform(config, options)
 
-    num_images = config.batch_size * trained_on.num_images  # of the global batch
-    rows = (place.rank * num_images // place.world_size, (place.rank + 1) * num_images // place.world_size)
-    chance_loss = math.log(num_images - 1)
+    num_images = config.batch_size * objective.num_images  # of the global batch
+    rows = _rows_of_parts(config, objective, place)
+    chance_loss = objective.chance_loss()
     summary = TrainSummary(run=str(run), steps=config.steps, loss=loss_of_record, chance_loss=chance_loss)
     quiet = options.quiet or not place.is_first
     progress = Progress(total=config.steps, unit="steps", label="training", initial=first_step, quiet=quiet)
@@ -212,23 +236,25 @@ def _run_steps(
             batch = next(incoming)
             waited_seconds = time.perf_counter() - asked
 
-            # Pixels travel as uint8 and become floats on the device; all images of all groups in one forward.
-            pixels = _to_device(batch.images, device).flatten(0, 1)  # [b * K, H, W, 3]
+            # Pixels travel as uint8 and become floats on the device; all images of all groups (of a part, where the
+            # batch is learnt from in parts) in one forward.
             draws = draw_augmentation(config.augment, count=num_images, seed=config.seed, step=step)
-            images = to_encoder_layout(augment(pixels, draws.rows(*rows).to(device)))
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                projections = parallel(images)  # [b * K, head_dim]
-            ids = OBJECTIVES[config.objective](
-                _to_device(batch.indices, device), _to_device(batch.labels, device), num_images=trained_on.num_images
-            )
-            loss = multi_positive_loss(projections, ids, temperature=config.temperature)
+            step_loss = torch.zeros((), device=device)
+            for part, part_rows in zip(batch.split(config.accumulate), rows, strict=True):
+                pixels = _to_device(part.images, device).flatten(0, 1)  # [b * K, H, W, 3]
+                images = to_encoder_layout(to_images(pixels, draws.take(part_rows).to(device)))
+                with averaging_gradients(parallel, when=part_rows is rows[-1]):
+                    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                        outputs = parallel(images)  # [b * K, …]
+                    loss = objective.loss(outputs, _targets(part, objective, device)) / config.accumulate
+                    loss.backward()
+                step_loss += loss.detach()
 
             learning_rate = learning_rate_at(config, step)
             set_learning_rate(optimizer, learning_rate)
-            loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            meter.add_step(loss, waited_seconds=waited_seconds)
+            meter.add_step(step_loss, waited_seconds=waited_seconds)
 
             done = step + 1
             if done % options.log_every and done != config.steps:
@@ -277,10 +303,32 @@ def _run_steps(
     )
 
 
-def _in_parallel(network: nn.Module, place: Place) -> nn.Module:
-    if place.world_size == 1:
-        return network
-    return DistributedDataParallel(network, device_ids=[place.device.index] if place.device.type == "cuda" else None)
+def _pixel_transform(config: TrainConfig, options: RunOptions) -> Transform:
+    if config.positives == "tz":
+        return leave
+    return partial(augment, operations=compile_operations()) if options.compile else augment
+
+
+def _rows_of_parts(config: TrainConfig, objective: Objective, place: Place) -> list[Tensor]:
+    """Which images of the global batch this process has in each part of its batch."""
+    rows = own_rows(
+        config.num_generated,
+        config.num_real,
+        num_images=objective.num_images,
+        rank=place.rank,
+        world_size=place.world_size,
+    )
+    return list(torch.from_numpy(rows).chunk(config.accumulate))
+
+
+def _targets(batch: GroupBatch, objective: Objective, device: torch.device) -> Targets:
+    classes = np.searchsorted(np.array(objective.facts.classes, dtype=np.int64), batch.labels)
+    return Targets(
+        groups=_to_device(batch.indices, device),
+        classes=_to_device(classes, device),
+        num_images=objective.num_images,
+        latents=None if batch.latents is None else _to_device(batch.latents, device),
+    )
 
 
 def _to_device(array: ndarray, device: torch.device) -> Tensor:
@@ -347,6 +395,6 @@ def _resume(run: Path, config: TrainConfig, network: TrainedNetwork, optimizer: 
     state = load_checkpoint(run / CHECKPOINT_NAME)
     check_checkpoint_config(run, state, config)
     load_strictly(network.encoder, state["encoder"], what=f"the encoder {config.encoder}")
-    load_strictly(network.head, state["head"], what="the projection head")
+    load_strictly(network.head, state["head"], what="the head")
     optimizer.load_state_dict(state["optimizer"])
     return state["step"], state["loss"]

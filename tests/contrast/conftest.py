@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,14 +44,17 @@ def write_groups(
     seed: int = 0,
     classes: tuple[int, ...] = (0, 1, 2, 3),
     policy: str = "redrawn",
+    num_views: int = 1,
+    with_latents: bool = False,
 ) -> Path:
-    """A finished dataset of groups of an anchor and one view, PNG, 16 px."""
+    """A finished dataset of groups of an anchor and views, PNG, 16 px; latents are three numbers of no meaning."""
     recipe = Recipe(
         source={"images": "patterns"},
         classes=classes,
-        views=({"policy": policy},),
+        views=({"policy": policy},) * num_views,
         seed=seed,
         image={"size": SIZE, "format": "png"},
+        store_latents=with_latents,
     )
     render = RenderSettings(batch_size=1, dtype="float32")
     names = {label: CLASS_NAMES[label] for label in classes}
@@ -63,16 +67,31 @@ def write_groups(
             ) as writer:
                 for group in range(first, first + count):
                     label = classes[group % len(classes)] if classes else -1
-                    images = [encode_image(draw_pattern(max(label, 0), rng), recipe.image) for _ in range(2)]
-                    writer.add(label=label, images=images, views=[{"policy": policy}])
+                    images = [
+                        encode_image(draw_pattern(max(label, 0), rng), recipe.image) for _ in range(1 + num_views)
+                    ]
+                    latents = npy_bytes(np.random.default_rng(group).standard_normal((1 + num_views, 3)))
+                    writer.add(
+                        label=label,
+                        images=images,
+                        views=[{"policy": policy}] * num_views,
+                        latents=latents if with_latents else None,
+                    )
                 writer.publish(environment={}, seconds=1.0, stages={})
         finish_dataset(folder, num_groups=num_groups, shard_size=shard_size)
     return folder
 
 
+def npy_bytes(array: np.ndarray) -> bytes:
+    """A float32 .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array.astype(np.float32))
+    return buffer.getvalue()
+
+
 @pytest.fixture(scope="session")
 def make_groups(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Writes a dataset with the given `num_groups`, `seed`, `classes` or `policy` into a new folder."""
+    """Writes a dataset with the given options of `write_groups` into a new folder."""
     return lambda **options: write_groups(tmp_path_factory.mktemp("groups") / "data", **options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 
 import pytest
 import torch
@@ -12,13 +13,20 @@ from torchvision.transforms.v2 import functional as reference
 from contrast.augment import (
     AugmentConfig,
     AugmentDraws,
+    augment,
+    compile_operations,
+    draw_augmentation,
+    parse_augment,
+)
+from contrast.pixels import (
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
-    augment,
+    blur_kernel_size,
     crop_and_flip,
-    draw_augmentation,
+    gaussian_blur,
+    solarize,
 )
 
 
@@ -58,6 +66,37 @@ def test_crop_and_flip_equal_torchvision(box: tuple[int, int, int, int], flipped
     torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("height", "width"), [(20, 24), (32, 32), (70, 50)])
+@pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0])
+def test_blur_equals_torchvision(height: int, width: int, sigma: float) -> None:
+    images = random_images(count=2, height=height, width=width)
+    kernel = [blur_kernel_size(width), blur_kernel_size(height)]
+    expected = reference.gaussian_blur(images[:1], kernel, [sigma, sigma])
+    mine = gaussian_blur(images, torch.tensor([sigma, 0.0]))
+    torch.testing.assert_close(mine[:1], expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(mine[1], images[1])
+
+
+def test_the_blur_of_the_published_size() -> None:
+    assert [blur_kernel_size(size) for size in (32, 64, 128, 224)] == [3, 7, 13, 23]  # SimCLR: a tenth of the side
+
+
+def test_solarize_equals_torchvision() -> None:
+    images = random_images(count=2)
+    images[0, 0, 0, 0] = 0.5
+    mine = solarize(images, torch.tensor([True, False]))
+    assert torch.equal(mine[0], reference.solarize(images[0], 0.5))
+    assert torch.equal(mine[1], images[1])
+
+
+def test_blur_and_solarize_come_last() -> None:
+    pixels = torch.randint(0, 256, (1, 20, 20, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    before = augment(pixels, whole_image(contrast=1.4))
+    draws = dataclasses.replace(whole_image(contrast=1.4), blur=torch.tensor([1.2]), solarize=torch.tensor([True]))
+    expected = reference.solarize(reference.gaussian_blur(before, [3, 3], [1.2, 1.2]), 0.5)
+    torch.testing.assert_close(augment(pixels, draws), expected, atol=1e-4, rtol=0)
+
+
 def test_grayscale_equals_torchvision_and_colours_run_in_the_documented_order() -> None:
     pixels = torch.randint(0, 256, (1, 20, 20, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     values = {"brightness": 1.3, "contrast": 0.7, "saturation": 1.4, "hue": 0.08}
@@ -81,6 +120,19 @@ def test_neutral_parameters_change_nothing() -> None:
     torch.testing.assert_close(augment(pixels, whole_image()), pixels.permute(0, 3, 1, 2) / 255, atol=1e-6, rtol=0)
 
 
+def test_compiled_operations_are_one_graph_and_give_the_same() -> None:
+    pixels = torch.randint(0, 256, (70, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    draws = draw_augmentation(AugmentConfig(blur=0.5, solarize=0.2), count=70, seed=0, step=0)
+    compiled = augment(pixels, draws, operations=compile_operations(backend="eager"))  # two chunks, of 64 and 6
+    torch.testing.assert_close(compiled, augment(pixels, draws))
+
+
+def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(ValueError, match=r"--compile needs a C\+\+ compiler"):
+        compile_operations()
+
+
 def test_a_sample_does_not_depend_on_its_neighbours() -> None:
     pixels = torch.randint(0, 256, (150, 16, 16, 3), dtype=torch.uint8)
     draws = draw_augmentation(AugmentConfig(), count=150, seed=0, step=0)
@@ -90,13 +142,38 @@ def test_a_sample_does_not_depend_on_its_neighbours() -> None:
 
 
 def test_draws_depend_on_seed_and_step_alone() -> None:
-    one = draw_augmentation(AugmentConfig(), count=32, seed=0, step=7)
+    one = draw_augmentation(AugmentConfig(blur=0.5, solarize=0.5), count=32, seed=0, step=7)
     torch.manual_seed(123)
-    same = draw_augmentation(AugmentConfig(), count=32, seed=0, step=7)
+    same = draw_augmentation(AugmentConfig(blur=0.5, solarize=0.5), count=32, seed=0, step=7)
     for field in dataclasses.fields(AugmentDraws):
         assert torch.equal(getattr(one, field.name), getattr(same, field.name)), field.name
-    for other in (draw_augmentation(AugmentConfig(), count=32, seed=s, step=t) for s, t in ((1, 7), (0, 8))):
+    for other in (
+        draw_augmentation(AugmentConfig(blur=0.5, solarize=0.5), count=32, seed=s, step=t) for s, t in ((1, 7), (0, 8))
+    ):
         assert not torch.equal(one.top, other.top)
+
+
+def test_draws_of_the_defaults_are_those_of_earlier_versions() -> None:
+    """Other draws would make other runs of the same configuration."""
+    draws = draw_augmentation(AugmentConfig(), count=512, seed=3, step=17)
+    values = torch.stack([getattr(draws, f.name).double() for f in dataclasses.fields(draws)[:10]])
+    assert hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16] == "1efb2863cc424767"
+    assert draws.blur is None and draws.solarize is None
+    more = draw_augmentation(AugmentConfig(blur=0.5, solarize=0.2), count=512, seed=3, step=17)
+    for field in dataclasses.fields(draws)[:10]:
+        assert torch.equal(getattr(draws, field.name), getattr(more, field.name)), field.name
+    assert more.blur is not None and more.solarize is not None
+    assert (more.blur > 0).float().mean().item() == pytest.approx(0.5, abs=0.08)
+    assert more.blur[more.blur > 0].min() >= 0.1 and 1.9 < more.blur.max() <= 2.0
+    assert more.solarize.float().mean().item() == pytest.approx(0.2, abs=0.06)
+
+
+def test_settings_from_text() -> None:
+    assert parse_augment("crop=0.3:1, blur=0.5,solarize=0") == AugmentConfig(crop_scale=(0.3, 1), blur=0.5)
+    assert parse_augment("sigma=0.5:1.5,ratio=1:1,hue=0").blur_sigma == (0.5, 1.5)
+    for text, message in (("", "unknown ''"), ("flip", "flip takes a number"), ("crop=1", "crop takes two numbers")):
+        with pytest.raises(ValueError, match=message):
+            parse_augment(text)
 
 
 def test_every_sample_and_every_process_draws_its_own() -> None:
@@ -128,6 +205,8 @@ def test_draws_stay_in_their_ranges() -> None:
         ({"flip": 1.5}, "flip"),
         ({"hue": 0.6}, "hue"),
         ({"crop_ratio": (2, 1)}, "ratio"),
+        ({"blur_sigma": (0, 1)}, "blur sigma"),
+        ({"solarize": -0.1}, "solarize"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict, word: str) -> None:  # type: ignore[type-arg]

@@ -25,10 +25,11 @@ def options_of(command: click.Command) -> list[str]:
 def test_options_are_a_decision() -> None:
     assert {name: options_of(command) for name, command in main.commands.items()} == {
         "train": [
-            "--shards", "--out", "--n", "--objective", "--encoder", "--samples", "--steps", "--epochs", "--batch-size",
-            "--optimizer", "--learning-rate", "--weight-decay", "--temperature", "--seed", "--precision", "--device",
-            "--threads", "--workers", "--checkpoint-seconds", "--tensorboard", "--knn-every", "--knn-data",
-            "--knn-data-root", "--json",
+            "--shards", "--out", "--n", "--objective", "--positives", "--mix", "--augment", "--encoder", "--samples",
+            "--steps", "--epochs", "--batch-size", "--accumulate", "--optimizer", "--learning-rate", "--weight-decay",
+            "--sync-batchnorm", "--temperature", "--seed", "--precision", "--device", "--threads", "--workers",
+            "--checkpoint-seconds", "--compile", "--tensorboard", "--knn-every", "--knn-data", "--knn-data-root",
+            "--json",
         ],
         "eval": [
             "--run", "--data", "--data-train", "--data-root", "--num-train", "--groups", "--scores", "--k",
@@ -37,6 +38,7 @@ def test_options_are_a_decision() -> None:
         "data": [],
         "report": ["--run", "--out", "--sheet"],
         "compare": ["--out", "--json"],
+        "export": ["--format", "--out", "--json"],
     }  # fmt: skip
 
 
@@ -48,7 +50,7 @@ def test_defaults_are_those_of_the_configuration() -> None:
     assert int(shown["batch_size"]) == defaults["batch_size"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["train"], ["eval"], ["data", "cifar10"], ["report"]])
+@pytest.mark.parametrize("arguments", [[], ["train"], ["eval"], ["data", "cifar10"], ["report"], ["export"]])
 def test_help_shows_examples(arguments: list[str]) -> None:
     result = CliRunner().invoke(main, [*arguments, "--help"])
     assert result.exit_code == 0
@@ -68,8 +70,21 @@ def test_help_and_import_do_not_wait_for_torch() -> None:
         (["--steps", "5", "--n", "5000"], "holds 96 groups"),
         (["--steps", "5", "--epochs", "2"], "exactly one of --samples, --steps and --epochs (given: steps, epochs)"),
         ([], "exactly one of --samples, --steps and --epochs (given: none)"),
-        (["--steps", "5", "--objective", "magic"], "unknown objective 'magic': choose one of simclr, supcon"),
+        (
+            ["--steps", "5", "--objective", "magic"],
+            "unknown objective 'magic': choose one of simclr, multi-positive, supcon, vicreg",
+        ),
         (["--steps", "5", "--encoder", "vgg"], "unknown encoder 'vgg'"),
+        (["--steps", "5", "--encoder", "torchvision:alexnet"], "alexnet does not take images of 16 px"),
+        (["--steps", "5", "--positives", "tw"], "unknown positives 'tw': choose one of both, tx, tz, shuffled"),
+        (["--steps", "5", "--objective", "inverter"], "render with --store-latents"),
+        (["--steps", "5", "--mix", "photos:0.5"], "write real=DIR:SHARE"),
+        (["--steps", "5", "--mix", "real=nowhere:0.5"], "no folder nowhere"),
+        (["--steps", "5", "--accumulate", "3"], "accumulate 3: a batch of 16 groups does not divide"),
+        (["--steps", "5", "--augment", "blurr=1"], "unknown 'blurr'; write WORD=VALUE with crop, "),
+        (["--steps", "5", "--augment", "crop=0.2"], "crop takes two numbers: crop=0.2:1"),
+        (["--steps", "5", "--augment", "blur=1,blur=0"], "blur is given twice"),
+        (["--steps", "5", "--augment", "blur=2"], "blur 2.0: a probability lies in 0..1"),
         (["--steps", "5", "--device", "cuda:9"], "no device cuda:9 here"),
         (["--steps", "5", "--temperature", "0"], "temperature 0.0: give a number above 0"),
         (["--steps", "5", "--learning-rate", "-1"], "learning rate -1.0: give a number above 0"),

@@ -23,6 +23,34 @@ def test_json_round_trip() -> None:
         TrainConfig.from_json({**config.to_json(), "flavour": 1})
 
 
+def test_a_configuration_of_the_first_version_still_loads() -> None:
+    """As the demo's run folders have it: what came later takes the value that changes nothing."""
+    augment = {
+        "crop_scale": [0.2, 1.0], "crop_ratio": [0.75, 1.3333333333333333], "flip": 0.5, "jitter": 0.8,
+        "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "gray": 0.2,
+    }  # fmt: skip
+    old = {
+        "steps": 1500, "objective": "simclr", "encoder": "convnet-small", "batch_size": 128, "optimizer": "adamw",
+        "learning_rate": 0.002, "weight_decay": 0.05, "warmup": 0.1, "temperature": 0.1, "head_hidden_dim": 512,
+        "head_dim": 128, "augment": augment, "precision": "bfloat16", "seed": 0,
+    }  # fmt: skip
+    assert TrainConfig.from_json(old) == TrainConfig(steps=1500, precision="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"positives": "ty"}, "unknown positives 'ty': choose one of both, tx, tz, shuffled"),
+        ({"mix_share": 1.0}, "mix share 1.0: give a share of the batch"),
+        ({"accumulate": 0}, "accumulate 0: give a whole number above 0"),
+        ({"accumulate": 3}, "accumulate 3: a batch of 128 groups does not divide into as many parts"),
+    ],
+)
+def test_wrong_new_settings_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**{"steps": 5, **settings})
+
+
 def test_the_first_difference_is_named() -> None:
     config = TrainConfig(steps=5)
     assert config.difference(TrainConfig(steps=5)) is None
@@ -36,7 +64,7 @@ def test_the_first_difference_is_named() -> None:
     [
         ({"steps": 0}, "steps 0"),
         ({"batch_size": -1}, "batch size -1"),
-        ({"objective": "byol"}, "unknown objective 'byol': choose one of simclr, supcon"),
+        ({"objective": "byol"}, "unknown objective 'byol': choose one of simclr, multi-positive, supcon, vicreg"),
         ({"encoder": "vgg"}, "unknown encoder 'vgg'"),
         ({"optimizer": "lion"}, "unknown optimizer 'lion'"),
         ({"precision": "float16"}, "unknown precision 'float16'"),

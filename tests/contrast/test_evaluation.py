@@ -22,7 +22,7 @@ from contrast.evaluation.scoring import evaluate_run, load_encoder, untrained_en
 from contrast.evaluation.tables import format_tables
 from contrast.images import LabelledImages
 from contrast.run_folder import read_run
-from contrast.training import RunOptions, TrainedNetwork, train_encoder
+from contrast.training import RunOptions, train_encoder
 from shards import from_images
 
 CPU = torch.device("cpu")
@@ -128,7 +128,7 @@ def test_the_random_control_is_what_the_run_started_from(learnt: tuple[Path, Pat
     random = untrained_encoder(record).state_dict()
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.manual_seed(record.config.seed)
-    start = TrainedNetwork(record.config, image_size=16).encoder.state_dict()
+    start = build_encoder(record.config.encoder, image_size=16).state_dict()
     assert all(torch.equal(random[name], start[name]) for name in start)
     trained, step = load_encoder(run, record)
     assert step == 80

@@ -13,8 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from contrast.config import TrainConfig
 from contrast.losses import multi_positive_loss
+from contrast.objectives import OBJECTIVES, build_objective
 from contrast.runlog import read_metrics
+
+sys.path.insert(0, str(Path(__file__).parent))
+from gloo_processes import FACTS, learn, linear, targets_of
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +31,8 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory, groups: Path) -> Pat
         "inputs": torch.randn(16, 8, generator=generator, dtype=torch.float64),
         # Uneven on purpose: positives across the cut, and anchors without positives on one side only.
         "ids": torch.tensor([0, 0, 1, 2, 2, 3, 4, 5, 1, 1, 3, 6, 6, 6, 0, 0]),
+        "classes": torch.tensor([0, 1, 2, 0, 2, 2, 1, 0]),
+        "latents": torch.randn(8, 2, 3, generator=generator),
     }
     torch.save(case, folder / "case.pt")
     script = Path(__file__).with_name("gloo_processes.py")
@@ -50,6 +57,31 @@ def test_loss_and_gradient_equal_one_process(two_processes: Path) -> None:
     assert weight.grad is not None
     assert result["loss"] == pytest.approx(loss.item(), rel=1e-12)
     torch.testing.assert_close(result["gradient"], weight.grad, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("num_parts", [1, 2])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_equals_one_process(two_processes: Path, name: str, num_parts: int) -> None:
+    case = torch.load(two_processes / "case.pt", weights_only=True)
+    result = torch.load(two_processes / "result.pt", weights_only=True)[f"{name}/{num_parts}"]
+    network = linear(case["weight"])
+    objective = build_objective(TrainConfig(steps=1, objective=name, batch_size=8), FACTS)
+    # Part p of the batch is what every process has as its part p.
+    orders = {1: [list(range(8))], 2: [[0, 1, 4, 5], [2, 3, 6, 7]]}
+    parts = [targets_of(case, order) for order in orders[num_parts]]
+    loss, gradient = learn(objective, network, parts, weight=network.weight)
+    assert result["loss"] == pytest.approx(loss.item(), rel=1e-12)
+    torch.testing.assert_close(result["gradient"], gradient, rtol=1e-6, atol=1e-9)
+
+
+def test_synchronised_batch_norm_on_cpus_is_refused(two_processes: Path) -> None:
+    result = torch.load(two_processes / "result.pt", weights_only=True)
+    assert result["refusal"] == "--sync-batchnorm needs GPUs: leave it away on CPUs"
+
+
+def test_parts_of_a_mixed_batch_train_on_two_processes(two_processes: Path) -> None:
+    state = torch.load(two_processes / "run-in-parts" / "checkpoint.pt", weights_only=True)
+    assert (state["step"], state["config"]["accumulate"]) == (2, 2)
 
 
 def test_a_run_of_two_processes_is_recorded_once(two_processes: Path) -> None:

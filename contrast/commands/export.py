@@ -1,0 +1,40 @@
+"""The command `contrast export`: the trained encoder as a file for other programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import click
+
+from shards.console import format_bytes
+
+FOLDER = click.Path(path_type=Path)
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  contrast export runs/demo --format onnx --out encoder.onnx\n"
+    "  contrast export runs/resnet18 --format torchvision --out resnet18.pth"
+)
+@click.argument("run", type=FOLDER)
+@click.option("--format", required=True, help="torchvision, timm, safetensors or onnx.")
+@click.option("--out", required=True, type=FOLDER, help="File to write; its card goes beside it, with .json added.")
+@click.option("--json", "as_json", is_flag=True, help="Print the card.")
+def export(run: Path, format: str, out: Path, as_json: bool) -> None:
+    """Write the encoder of RUN for another library, with a card that says how to load it and scale its input.
+
+    torchvision: a state dict for torch.load; timm: the same as safetensors for timm.create_model; safetensors: of any
+    encoder, for this package; onnx: of any encoder, for onnxruntime. The projection head stays behind.
+    """
+    import contrast
+
+    exported = contrast.export(run=run, format=format, out=out)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(exported)))
+        return
+    click.echo(
+        f"{out}: {exported.encoder} after {exported.steps} steps, {exported.feature_dim} features, "
+        f"{format_bytes(out.stat().st_size)}; {out}.json says how to load it"
+    )

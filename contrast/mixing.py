@@ -1,0 +1,124 @@
+"""Real images in the batch beside the generated ones, in a fixed share.
+
+    directory, share = parse_mix("real=datasets/photos:0.25")
+    batches = MixedBatches(generated, real, num_images=2, first_index=10_000)
+
+Real images come from a dataset in shards; of every group its anchor is taken, a group of its own, whose positives are
+pixel augmentations of itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+from numpy import ndarray
+
+from contrast.batches import GroupBatch
+from contrast.positives import Batches
+
+
+def parse_mix(text: str) -> tuple[Path, float]:
+    """Folder and share of `real=DIR:SHARE`.
+
+    Raises:
+        ValueError: the text has another form.
+    """
+    kind, _, rest = text.partition("=")
+    directory, _, number = rest.rpartition(":")
+    try:
+        share = float(number)
+    except ValueError:
+        share = 0.0
+    if kind != "real" or not directory or not 0 < share < 1:
+        raise ValueError(f"--mix {text}: write real=DIR:SHARE with a share between 0 and 1, such as real=photos:0.25")
+    return Path(directory), share
+
+
+def count_real(batch_size: int, share: float) -> int:
+    """Groups of a batch that are real images; the rest is generated.
+
+    Raises:
+        ValueError: the share leaves none of one kind.
+    """
+    if share == 0:
+        return 0
+    count = round(share * batch_size)
+    if not 0 < count < batch_size:
+        raise ValueError(f"--mix: a share of {share} of {batch_size} groups is {count}; use a larger --batch-size")
+    return count
+
+
+def match_classes(generated: Mapping[int, str], real: Mapping[int, str]) -> dict[int, int]:
+    """Which generated class id a real one stands for, by name.
+
+    Raises:
+        ValueError: a real class has no generated namesake.
+    """
+    ids = {name: label for label, name in generated.items()}
+    for name in real.values():
+        if name not in ids:
+            raise ValueError(
+                f"--mix: the generated groups have no class {name!r}; use an objective without labels, such as simclr"
+            )
+    return {label: ids[name] for label, name in real.items()}
+
+
+class MixedBatches:
+    """Every batch of the one followed by the batch of the same step of the other.
+
+    Args:
+        num_images: images of a group; a real image stands in for all of them.
+        first_index: added to the real groups' indices, so that they are other groups than the generated ones.
+        classes: which label a real label becomes; None where no objective looks at them.
+    """
+
+    def __init__(
+        self,
+        generated: Batches,
+        real: Batches,
+        *,
+        num_images: int,
+        first_index: int,
+        classes: Mapping[int, int] | None = None,
+    ) -> None:
+        self.steps_per_epoch = generated.steps_per_epoch
+        self._generated, self._real = generated, real
+        self._num_images, self._first_index, self._classes = num_images, first_index, classes
+
+    def steps(self, first: int, last: int) -> Generator[GroupBatch, None, None]:
+        """Batches of the steps first … last - 1, in order."""
+        with closing(self._generated.steps(first, last)) as generated, closing(self._real.steps(first, last)) as real:
+            for ours, theirs in zip(generated, real, strict=True):
+                yield GroupBatch(
+                    step=ours.step,
+                    indices=np.concatenate([ours.indices, theirs.indices + self._first_index]),
+                    labels=np.concatenate([ours.labels, self._translate(theirs.labels)]),
+                    images=np.concatenate([ours.images, theirs.images[:, :1].repeat(self._num_images, axis=1)]),
+                )
+
+    def _translate(self, labels: ndarray) -> ndarray:
+        if self._classes is None:
+            return np.full_like(labels, -1)
+        return np.array([self._classes[label] for label in labels.tolist()], dtype=np.int64)
+
+
+def own_rows(num_generated: int, num_real: int, *, num_images: int, rank: int, world_size: int) -> ndarray:
+    """Which images of the global batch a rank holds: its share of the generated groups, then of the real ones, int64.
+
+    Raises:
+        ValueError: they do not divide among the processes.
+    """
+    if num_generated % world_size or num_real % world_size:
+        raise ValueError(
+            f"{num_generated} generated and {num_real} real groups do not divide among {world_size} processes: "
+            "use another --batch-size or --mix"
+        )
+    blocks = []
+    for first, count in ((0, num_generated), (num_generated, num_real)):
+        share = count // world_size
+        begin = first + rank * share
+        blocks.append(np.arange(begin * num_images, (begin + share) * num_images))
+    return np.concatenate(blocks)

@@ -1,0 +1,53 @@
+"""What training trains: an encoder, and the head of an objective on top of it.
+
+network = TrainedNetwork(config, image_size=32, objective=objective)
+outputs = network(images)             # [B, 3, 32, 32] in [0, 1] to what objective.loss takes
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from contrast.config import TrainConfig
+from contrast.distributed import Place
+from contrast.encoders import Encoder, build_encoder
+from contrast.objectives import Objective
+
+
+class TrainedNetwork(nn.Module):
+    """Encoder and head; weights come from torch's global generator, the encoder's first."""
+
+    def __init__(self, config: TrainConfig, *, image_size: int, objective: Objective) -> None:
+        super().__init__()
+        self.encoder: Encoder = build_encoder(config.encoder, image_size=image_size)
+        self.head = objective.build_head(self.encoder.feature_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] in [0, 1] to the head's output."""
+        return self.head(self.encoder(images))
+
+
+def in_parallel(network: nn.Module, place: Place, *, sync_batchnorm: bool) -> nn.Module:
+    """The network as a process among several runs it: gradients are averaged, batch statistics too where asked.
+
+    Raises:
+        ValueError: batch statistics over CPUs; torch has none.
+    """
+    if place.world_size == 1:
+        return network
+    is_cuda = place.device.type == "cuda"
+    if sync_batchnorm:
+        if not is_cuda:
+            raise ValueError("--sync-batchnorm needs GPUs: leave it away on CPUs")
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return DistributedDataParallel(network, device_ids=[place.device.index] if is_cuda else None)
+
+
+def averaging_gradients(parallel: nn.Module, *, when: bool) -> AbstractContextManager[None]:
+    """Processes exchange gradients in a backward pass inside only when told; what was gathered before counts, too."""
+    if when or not isinstance(parallel, DistributedDataParallel):
+        return nullcontext()
+    return parallel.no_sync()

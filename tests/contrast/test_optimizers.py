@@ -1,0 +1,62 @@
+"""LARS against its published update, and what the optimisers leave alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from contrast.config import TrainConfig
+from contrast.encoders import build_encoder
+from contrast.lars import LARS
+from contrast.optimizer import build_optimizer, default_settings
+
+
+def test_lars_equals_the_published_update() -> None:
+    """google-research/simclr, lars_optimizer.py, apply_single, with use_nesterov and classic momentum as it ships."""
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(4, 3, generator=generator), torch.randn(4, generator=generator)
+    dead = torch.zeros(2, 2)
+    mine = [tensor.clone().requires_grad_() for tensor in (weight, bias, dead)]
+    optimizer = LARS(
+        [
+            {"params": [mine[0], mine[2]], "weight_decay": 0.01},
+            {"params": [mine[1]], "weight_decay": 0.0, "adapt": False},
+        ],
+        lr=0.3,
+    )
+    expected = [tensor.double() for tensor in (weight, bias, dead)]
+    momenta = [torch.zeros_like(tensor) for tensor in expected]
+    for _ in range(4):
+        gradients = [torch.randn(tensor.shape, generator=generator) for tensor in expected]
+        for parameter, gradient in zip(mine, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        optimizer.step()
+        for i, (decay, adapt) in enumerate(((0.01, True), (0.0, False), (0.01, True))):
+            gradient = gradients[i].double() + decay * expected[i]
+            w_norm, g_norm = float(expected[i].norm()), float(gradient.norm())
+            trust = 0.001 * w_norm / g_norm if adapt and w_norm > 0 and g_norm > 0 else 1.0
+            momenta[i] = 0.9 * momenta[i] + 0.3 * trust * gradient
+            expected[i] = expected[i] - momenta[i]
+    for parameter, value in zip(mine, expected, strict=True):
+        torch.testing.assert_close(parameter.detach().double(), value, rtol=1e-5, atol=1e-6)
+
+
+def test_lars_keeps_biases_and_norms_out() -> None:
+    network = build_encoder("convnet-small", image_size=32)
+    groups = build_optimizer(TrainConfig(steps=1, optimizer="lars", weight_decay=0.3), network).param_groups
+    assert [(group["adapt"], group["weight_decay"]) for group in groups] == [(True, 0.3), (False, 0.0)]
+    assert all(parameter.ndim == 1 for parameter in groups[1]["params"])
+
+
+def test_lars_in_a_step_without_gradients_does_nothing() -> None:
+    parameter = torch.ones(2, 2, requires_grad=True)
+    optimizer = LARS([{"params": [parameter]}], lr=0.1)
+    optimizer.step()
+    assert torch.equal(parameter, torch.ones(2, 2)) and not optimizer.state
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rate", "decay"), [("adamw", 2e-3, 0.05), ("sgd", 0.12, 5e-4), ("lars", 0.6, 1e-6)]
+)
+def test_published_rates(optimizer: str, rate: float, decay: float) -> None:
+    assert default_settings("simclr", optimizer, batch_size=512) == {"learning_rate": rate, "weight_decay": decay}

@@ -1,0 +1,69 @@
+"""Killed, resumed: the run that was not interrupted, whatever is learnt, from whichever images and optimiser."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from contrast.augment import AugmentConfig
+from contrast.config import TrainConfig
+from contrast.runlog import read_metrics
+from contrast.training import RunOptions, train_encoder
+
+QUIET = RunOptions(device="cpu", quiet=True, log_every=2, checkpoint_seconds=0)
+CASES: dict[str, dict[str, Any]] = {
+    "simclr-of-three-images-sgd": {"objective": "simclr", "optimizer": "sgd", "learning_rate": 0.05},
+    "multi-positive-lars-in-parts": {
+        "objective": "multi-positive", "optimizer": "lars", "learning_rate": 0.5, "accumulate": 2,
+    },
+    "supcon-adamw-with-real-images": {"objective": "supcon", "mix_share": 0.25, "augment": AugmentConfig(blur=0.5)},
+    "vicreg-lars-without-augmentation": {
+        "objective": "vicreg", "optimizer": "lars", "learning_rate": 0.5, "positives": "tz",
+    },
+    "cross-entropy-sgd": {"objective": "cross-entropy", "optimizer": "sgd", "learning_rate": 0.05},
+    "inverter-adamw": {"objective": "inverter", "augment": AugmentConfig(solarize=0.5)},
+    "simclr-shuffled": {"objective": "simclr", "positives": "shuffled"},
+    "simclr-of-the-anchor-alone": {"objective": "simclr", "positives": "tx"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def jobs(make_groups: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Every case, killed after step 4 of 7."""
+    shards = make_groups(num_groups=40, num_views=2, with_latents=True)
+    real = make_groups(num_groups=16, seed=3)
+    folder = tmp_path_factory.mktemp("killed")
+    made = {}
+    for name, settings in CASES.items():
+        config = TrainConfig(steps=7, batch_size=12, head_hidden_dim=32, head_dim=16, **settings)
+        mix = str(real) if config.mix_share else None
+        made[name] = {"config": config.to_json(), "shards": str(shards), "mix": mix, "out": str(folder / name)}
+    (folder / "jobs.json").write_text(json.dumps(list(made.values())))
+    script = Path(__file__).with_name("killed_trainer.py")
+    result = subprocess.run([sys.executable, str(script), str(folder / "jobs.json")], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return made
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_killed_and_resumed_is_the_run_that_was_not(jobs: dict[str, dict[str, Any]], name: str, tmp_path: Path) -> None:
+    job = jobs[name]
+    killed = Path(job["out"])
+    assert torch.load(killed / "checkpoint.pt", weights_only=True)["step"] == 4
+    config, inputs = TrainConfig.from_json(job["config"]), {"shards": job["shards"], "mix": job["mix"]}
+    assert train_encoder(config, **inputs, out=killed, options=QUIET).steps_now == 3
+    train_encoder(config, **inputs, out=tmp_path / "whole", options=QUIET)
+    mine, theirs = (torch.load(run / "checkpoint.pt", weights_only=True) for run in (killed, tmp_path / "whole"))
+    assert mine["loss"] == theirs["loss"]
+    for part in ("encoder", "head"):
+        assert [key for key in theirs[part] if not torch.equal(mine[part][key], theirs[part][key])] == [], part
+    for key, state in theirs["optimizer"]["state"].items():
+        assert all(torch.equal(mine["optimizer"]["state"][key][name], value) for name, value in state.items())
+    assert [record["loss"] for record in read_metrics(killed)] == [r["loss"] for r in read_metrics(tmp_path / "whole")]
