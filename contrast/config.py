@@ -17,6 +17,7 @@ from contrast.objectives import OBJECTIVES
 from shards.canonical import JSON, first_difference
 
 OPTIMIZERS = ("sgd", "adamw")
+ORDERS = ("shuffled", "streamed")
 PRECISIONS = ("float32", "bfloat16")
 FLOAT32_END = 1e38  # just about
 SEED_END = 2**63  # what fits 64 bits with a sign
@@ -54,6 +55,9 @@ class TrainConfig:
     """Pixel-space augmentation of every image."""
     precision: str = "float32"
     """Number format of the convolutions: float32, or bfloat16 under autocast. The loss is float32 in any case."""
+    order: str = "shuffled"
+    """Of the groups: shuffled or streamed, see contrast.orders. It follows from the reader: two readers of one order give
+    the same batches, so which of them it was is no part of the run."""
     seed: int = 0
     """Decides the initial weights, the order of the groups and the augmentation."""
 
@@ -66,6 +70,7 @@ class TrainConfig:
             ("encoder", tuple(ENCODERS)),
             ("optimizer", OPTIMIZERS),
             ("precision", PRECISIONS),
+            ("order", ORDERS),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(known)}")

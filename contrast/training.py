@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from contrast.augment import augment, draw_augmentation
-from contrast.batches import MEMORY_BYTES, NUM_WORKERS, GroupBatches
+from contrast.batches import MEMORY_BYTES, NUM_WORKERS
 from contrast.checkpoint import (
     CHECKPOINT_NAME,
     check_checkpoint_config,
@@ -38,10 +38,10 @@ from contrast.losses import multi_positive_loss
 from contrast.meter import Meter
 from contrast.objectives import OBJECTIVES, check_objective
 from contrast.optimizer import build_optimizer, learning_rate_at, set_learning_rate
+from contrast.readers import Batches, check_order, open_batches, open_groups
 from contrast.run_folder import RunRecord, TrainedOn, hash_anchors, open_run, record_environment
 from contrast.runlog import RunLog, rewind_metrics
 from shards.console import Progress, format_count, format_seconds
-from shards.dataset import GroupDataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,14 @@ class RunOptions:
     device: str = "auto"
     num_threads: int | None = None
     """Threads of a CPU operation; torch's own choice when None."""
+    reader: str = "tar"
+    """See contrast.readers."""
+    cache: str | Path | None = None
+    """Folder for shards that are fetched; one in the user's cache when None."""
+    cache_bytes: int | None = None
+    """Size at which that folder drops the shards not used for longest; None keeps all."""
+    beton: str | Path | None = None
+    """FFCV's file; groups.beton in the dataset's folder when None."""
     num_workers: int = NUM_WORKERS
     """Decoding threads."""
     memory_bytes: int = MEMORY_BYTES
@@ -124,16 +132,19 @@ def train_encoder(
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
     with process_group(options.device) as place:
-        dataset = GroupDataset(shards, n=n)
+        check_order(config.order, options.reader)
+        dataset = open_groups(shards, n=n, cache=options.cache, cache_bytes=options.cache_bytes)
         check_objective(config.objective, has_labels=bool(dataset.classes))
-        batches = GroupBatches(
+        batches = open_batches(
             dataset,
+            reader=options.reader,
             batch_size=config.batch_size,
             seed=config.seed,
             rank=place.rank,
             world_size=place.world_size,
             num_workers=options.num_workers,
             memory_bytes=options.memory_bytes,
+            beton=options.beton,
         )
         if config.objective == "simclr" and config.batch_size == 1:
             raise ValueError("batch size 1: the loss needs other groups to compare with, use 2 or more")
@@ -153,7 +164,7 @@ def train_encoder(
 
 
 def _run_steps(
-    config: TrainConfig, trained_on: TrainedOn, batches: GroupBatches, run: Path, place: Place, options: RunOptions
+    config: TrainConfig, trained_on: TrainedOn, batches: Batches, run: Path, place: Place, options: RunOptions
 ) -> TrainSummary:
     # ------------------------------------------------------------------------------------------------------------------
     # Network and optimiser, as an earlier call left them

@@ -14,12 +14,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from shards.beton import to_ffcv
     from shards.codec import decode_image, default_subsampling, encode_image
     from shards.console import DamageError
     from shards.dataset import Group, GroupDataset
     from shards.folder import finish_dataset, lock_dataset
     from shards.manifest import Manifest, Recipe, RenderSettings, ShardRecord, load_manifest
     from shards.markers import Marker, completed_shards, scan_markers
+    from shards.remote import RemoteDataset
     from shards.sheet import preview
     from shards.stream import stream_groups
     from shards.summary import info
@@ -33,6 +35,7 @@ _MODULES = {
     "Manifest": "manifest",
     "Marker": "markers",
     "Recipe": "manifest",
+    "RemoteDataset": "remote",
     "RenderSettings": "manifest",
     "ShardRecord": "manifest",
     "ShardWriter": "writer",
@@ -47,6 +50,7 @@ _MODULES = {
     "preview": "sheet",
     "scan_markers": "markers",
     "stream_groups": "stream",
+    "to_ffcv": "beton",
     "verify": "verification",
 }
 
@@ -57,6 +61,7 @@ __all__ = [
     "Manifest",
     "Marker",
     "Recipe",
+    "RemoteDataset",
     "RenderSettings",
     "ShardRecord",
     "ShardWriter",
@@ -71,6 +76,7 @@ __all__ = [
     "preview",
     "scan_markers",
     "stream_groups",
+    "to_ffcv",
     "verify",
 ]
 

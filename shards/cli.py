@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from shards.commands.to_ffcv import to_ffcv
 from shards.console import CommandGroup, Count, DamageError, format_bytes, format_seconds, format_things
 
 _DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
@@ -97,3 +98,6 @@ def preview(directory: Path, out: Path, groups: int, first: int, scale: int | No
         click.echo(json.dumps({"out": str(out), "first": first, "groups": shown}))
     else:
         click.echo(f"wrote {out}")
+
+
+main.add_command(to_ffcv)

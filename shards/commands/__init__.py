@@ -1,0 +1,1 @@
+"""Commands of `shards` with a file of their own."""
