@@ -4,8 +4,8 @@
     for batch in batches.steps(first, last):
         batch.images                      # uint8 [256, K, H, W, 3]
 
-FFCV's own decoder asks libjpeg-turbo for its coarse transform, which is off by up to 16 of 255; the one here asks for the
-exact one. FFCV is an extra: importing this module does not import it.
+FFCV's own decoder asks libjpeg-turbo for its coarse transform, which is off by up to 16 of 255; the one here asks for
+the exact one. FFCV is an extra: importing this module does not import it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Generator
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,17 @@ class BetonBatches:
         self._num_images = dataset.num_images
         self._beton = beton
         self._failed = np.array([0, 1], np.uint8)  # the first becomes 1 when an image does not decode
-        self._loader = _open_loader(
-            beton,
+        self._batch_size, self._num_workers = batch_size // world_size, num_workers
+
+    @cached_property
+    def _loader(self) -> Any:
+        """FFCV's loader; opening it compiles code, which takes a second or two."""
+        return _open_loader(
+            self._beton,
             self._failed,
-            batch_size=batch_size // world_size,
-            num_images=dataset.num_images,
-            num_workers=num_workers,
+            batch_size=self._batch_size,
+            num_images=self._num_images,
+            num_workers=self._num_workers,
         )
 
     def indices(self, step: int) -> ndarray:
@@ -111,7 +117,10 @@ def _open_loader(beton: str | Path, failed: ndarray, *, batch_size: int, num_ima
         return Loader(
             str(beton),
             batch_size=batch_size,
-            num_workers=min(num_workers, numba.config.NUMBA_NUM_THREADS),
+            num_workers=min(
+                num_workers,
+                numba.config.NUMBA_NUM_THREADS,  # type: ignore[attr-defined]
+            ),
             os_cache=True,  # a memory map, which any order of samples suits
             order=OrderOption.SEQUENTIAL,
             drop_last=True,

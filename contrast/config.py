@@ -56,8 +56,8 @@ class TrainConfig:
     precision: str = "float32"
     """Number format of the convolutions: float32, or bfloat16 under autocast. The loss is float32 in any case."""
     order: str = "shuffled"
-    """Of the groups: shuffled or streamed, see contrast.orders. It follows from the reader: two readers of one order give
-    the same batches, so which of them it was is no part of the run."""
+    """Of the groups: shuffled or streamed, see contrast.orders. It follows from the reader. Two readers of one order
+    give the same batches, so which of them it was is no part of the run."""
     seed: int = 0
     """Decides the initial weights, the order of the groups and the augmentation."""
 

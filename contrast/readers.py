@@ -1,6 +1,6 @@
 """The ways to read a dataset for training; one contract, and the loop does not know which one it has.
 
-    dataset = open_groups("s3://bucket/demo", n=10_000)
+    dataset = shards.open_dataset("s3://bucket/demo", n=10_000)
     batches = open_batches(dataset, reader="webdataset", batch_size=256, seed=0, rank=0, world_size=1)
     for batch in batches.steps(first, last):
         batch.images                      # uint8 [256, K, H, W, 3]
@@ -20,7 +20,7 @@ import threading
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from contrast.batches import MEMORY_BYTES, NUM_WORKERS, GroupBatch, GroupBatches
 from contrast.orders import WINDOW_GROUPS, StreamedOrder
@@ -65,20 +65,6 @@ def check_order(order: str, reader: str) -> None:
         raise ValueError(f"the {reader} reader does not give the {order} order: use --reader {fitting}")
 
 
-def open_groups(
-    shards: str | Path, *, n: int | None = None, cache: str | Path | None = None, cache_bytes: int | None = None
-) -> GroupDataset:
-    """The first n groups of the dataset in a folder or at an address; only its manifest is read yet.
-
-    Raises:
-        ValueError: no dataset there, or fewer than n groups in it.
-        DamageError: the manifest is damaged, or the network fails.
-    """
-    if is_address(shards):
-        return RemoteDataset(str(shards), n=n, cache=cache, cache_bytes=cache_bytes)
-    return GroupDataset(shards, n=n)
-
-
 def open_batches(
     dataset: GroupDataset,
     *,
@@ -100,7 +86,7 @@ def open_batches(
         ValueError: the batch does not fit, or the reader does not fit the dataset.
     """
     choose_reader(reader, dataset.location)
-    place = {"batch_size": batch_size, "seed": seed, "rank": rank, "world_size": world_size}
+    place: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "rank": rank, "world_size": world_size}
     if reader == "tar":
         return GroupBatches(dataset, **place, num_workers=num_workers, memory_bytes=memory_bytes)
     if reader == "ffcv":
@@ -143,6 +129,8 @@ class StreamedBatches(GroupBatches):
         self._remote = dataset if isinstance(dataset, RemoteDataset) else None
         self._asking = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
+        self._end = 0
+        self._asked: set[tuple[int, int]] = set()
         if self._remote is not None:
             self._check_cache(self._remote)
 

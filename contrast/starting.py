@@ -15,8 +15,8 @@ import torch
 from contrast.config import TrainConfig, steps_of
 from contrast.distributed import resolve_device
 from contrast.optimizer import default_settings
-from contrast.readers import open_groups
 from contrast.run_folder import recorded_config
+from shards.stream import open_dataset
 
 
 def configure_run(
@@ -52,7 +52,7 @@ def configure_run(
         samples=samples,
         steps=steps,
         epochs=epochs,
-        num_groups=len(open_groups(shards, n=n)),
+        num_groups=len(open_dataset(shards, n=n)),
         batch_size=provisional.batch_size,
     )
     return dataclasses.replace(provisional, steps=count)

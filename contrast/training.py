@@ -38,10 +38,11 @@ from contrast.losses import multi_positive_loss
 from contrast.meter import Meter
 from contrast.objectives import OBJECTIVES, check_objective
 from contrast.optimizer import build_optimizer, learning_rate_at, set_learning_rate
-from contrast.readers import Batches, check_order, open_batches, open_groups
+from contrast.readers import Batches, check_order, open_batches
 from contrast.run_folder import RunRecord, TrainedOn, hash_anchors, open_run, record_environment
 from contrast.runlog import RunLog, rewind_metrics
 from shards.console import Progress, format_count, format_seconds
+from shards.stream import open_dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ def train_encoder(
         torch.set_num_threads(options.num_threads)
     with process_group(options.device) as place:
         check_order(config.order, options.reader)
-        dataset = open_groups(shards, n=n, cache=options.cache, cache_bytes=options.cache_bytes)
+        dataset = open_dataset(shards, n=n, cache=options.cache, cache_bytes=options.cache_bytes)
         check_objective(config.objective, has_labels=bool(dataset.classes))
         batches = open_batches(
             dataset,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from shards.markers import Marker, completed_shards, scan_markers
     from shards.remote import RemoteDataset
     from shards.sheet import preview
-    from shards.stream import stream_groups
+    from shards.stream import open_dataset, stream_groups
     from shards.summary import info
     from shards.verification import verify
     from shards.writer import ShardWriter
@@ -47,6 +47,7 @@ _MODULES = {
     "info": "summary",
     "load_manifest": "manifest",
     "lock_dataset": "folder",
+    "open_dataset": "stream",
     "preview": "sheet",
     "scan_markers": "markers",
     "stream_groups": "stream",
@@ -73,6 +74,7 @@ __all__ = [
     "info",
     "load_manifest",
     "lock_dataset",
+    "open_dataset",
     "preview",
     "scan_markers",
     "stream_groups",

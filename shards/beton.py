@@ -254,6 +254,7 @@ def _writer_class() -> type:
 
     class Writer(DatasetWriter):
         progress: Progress
+        metadata_sm: Any
 
         def _write_common(
             self, num_samples: int, queue_content: Iterable[list], work_fn: Callable, extra_worker_args: tuple

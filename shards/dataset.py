@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -47,7 +46,8 @@ class Group:
     """Policy and parameters of every view."""
 
 
-class MappedShard(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class MappedShard:
     """A tar in memory and its offsets; the mapping goes when the last reader lets go of it."""
 
     data: memoryview

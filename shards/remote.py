@@ -1,8 +1,8 @@
 """Datasets that lie elsewhere: shards come over the network whole, once, into a cache on the local disk.
 
 An address is any that fsspec opens: s3://bucket/folder, gs://…, https://host/folder, hf://datasets/user/name, file:///….
-It has to hold the manifest and the tars; offsets are found from the tars' headers. A shard is fetched when a group of it
-is first asked for, compared with the manifest's sha256, and only then gets its name in the cache. That name is its
+It has to hold the manifest and the tars; offsets come from the tars' headers. A shard is fetched when a group of it is
+first asked for, compared with the manifest's sha256, and only then gets its name in the cache. That name is its
 sha256, so datasets that share shards share the cache's files, and a file there is always a whole shard.
 
     dataset = RemoteDataset("s3://bucket/demo", n=10_000, cache="/scratch/shards", cache_bytes=200 * 10**9)
@@ -65,10 +65,11 @@ def open_filesystem(address: str) -> tuple[Any, str]:
     try:
         if scheme in _OBJECT_STORES:
             # Not s3fs: it pins one version of botocore, and would pin the whole environment's with it.
-            from obstore.fsspec import FsspecStore
+            from obstore import fsspec as stores
 
             # The attempts are counted here, so that a dead network is told after seconds.
-            return FsspecStore(scheme, retry_config={"max_retries": 0}), rest
+            open_store: Any = stores.FsspecStore
+            return open_store(scheme, retry_config={"max_retries": 0}), rest
         import fsspec
 
         return fsspec.core.url_to_fs(address)

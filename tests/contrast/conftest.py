@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,14 +44,15 @@ def write_groups(
     seed: int = 0,
     classes: tuple[int, ...] = (0, 1, 2, 3),
     policy: str = "redrawn",
+    image: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A finished dataset of groups of an anchor and one view, PNG, 16 px."""
+    """A finished dataset of groups of an anchor and one view, 16 px, PNG unless told."""
     recipe = Recipe(
         source={"images": "patterns"},
         classes=classes,
         views=({"policy": policy},),
         seed=seed,
-        image={"size": SIZE, "format": "png"},
+        image={"size": SIZE, "format": "png", **(image or {})},
     )
     render = RenderSettings(batch_size=1, dtype="float32")
     names = {label: CLASS_NAMES[label] for label in classes}
