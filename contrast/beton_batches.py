@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cached_property
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import numpy as np
@@ -143,7 +144,9 @@ def _iterate(loader: Any, indices: ndarray) -> Generator[Any, None, None]:
         yield from incoming
     finally:
         incoming.close()
-        incoming.join()
+        while incoming.is_alive():  # it may wait for ever for room for its last word
+            with suppress(Empty):
+                incoming.output_queue.get(timeout=0.05)
 
 
 def _exact_decoder(failed: ndarray) -> Callable[[], Any]:
