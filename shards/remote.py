@@ -69,7 +69,7 @@ def open_filesystem(address: str) -> tuple[Any, str]:
 
             # The attempts are counted here, so that a dead network is told after seconds.
             open_store: Any = stores.FsspecStore
-            return open_store(scheme, retry_config={"max_retries": 0}), rest
+            return open_store(scheme, retry_config={"max_retries": 0}, skip_instance_cache=True), rest
         import fsspec
 
         return fsspec.core.url_to_fs(address)
