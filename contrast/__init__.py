@@ -33,6 +33,10 @@ def train(
     out: str | Path,
     n: int | str | None = None,
     mix: str | None = None,
+    reader: str | None = None,
+    cache: str | Path | None = None,
+    cache_bytes: int | str | None = None,
+    beton: str | Path | None = None,
     samples: int | str | None = None,
     steps: int | str | None = None,
     epochs: float | None = None,
@@ -52,8 +56,12 @@ def train(
     """Trains an encoder on a dataset of groups, or goes on with the run in `out`; see `contrast train --help`.
 
     Args:
+        shards: the dataset's folder, or its address, such as s3://bucket/folder.
         n: the first n groups only.
         mix: real=DIR:SHARE, real images of another dataset in shards as a share of every batch.
+        reader: tar, webdataset or ffcv, see contrast.readers; None takes tar for a folder, webdataset for an address.
+        cache, cache_bytes: where shards from an address are kept, and how much of them.
+        beton: FFCV's file, see shards.to_ffcv.
         samples, steps, epochs: the duration, exactly one of them: groups seen, optimiser steps, or passes. A count
             may be text, such as "1.3M", as on the command line.
         precision: float32, bfloat16, or auto: what the run began with, else what this device is fast at.
@@ -66,6 +74,7 @@ def train(
         ValueError: something does not fit; the message says what to do.
         DamageError: the dataset or the checkpoint is damaged.
     """
+    from contrast.readers import ORDER_OF_READER, choose_reader
     from contrast.starting import configure_run
     from contrast.training import RunOptions, train_encoder
 
@@ -77,6 +86,8 @@ def train(
         mixed, settings["mix_share"] = parse_mix(mix)
     if "batch_size" in settings:
         settings["batch_size"] = _count("batch_size", settings["batch_size"])
+    reader = choose_reader(reader, shards)
+    settings.setdefault("order", ORDER_OF_READER[reader])
     config = configure_run(
         shards=shards,
         out=out,
@@ -97,6 +108,10 @@ def train(
         mix=mixed,
         options=RunOptions(
             device=device,
+            reader=reader,
+            cache=cache,
+            cache_bytes=_count("cache_bytes", cache_bytes),
+            beton=beton,
             num_threads=threads,
             checkpoint_seconds=checkpoint_seconds,
             compile=compile,

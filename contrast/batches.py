@@ -1,8 +1,8 @@
-"""Batches of groups for one rank, in an order that depends on (seed, epoch) alone, decoded ahead of the step.
+"""Batches of groups for one rank, in an order that is a function of (seed, epoch), decoded ahead of the step.
 
 Step s of a run takes the same groups whether the run was interrupted or not, and together the ranks take every group
-of an epoch at most once (the incomplete batch at its end is dropped). Decoded images stay in memory where they fit a
-budget.
+of an epoch at most once (the incomplete batch at its end is dropped); `contrast.orders` has the orders. Decoded images
+stay in memory where they fit a budget.
 
     batches = GroupBatches(dataset, batch_size=256, seed=0)
     for batch in batches.steps(first, last):
@@ -11,16 +11,18 @@ budget.
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 from numpy import ndarray
+
+from contrast.orders import GroupOrder, ShuffledOrder, draw_order
+
+__all__ = ["GroupBatch", "GroupBatches", "GroupSource", "count_steps_per_epoch", "draw_order"]
 
 MEMORY_BYTES = 2 * 10**9
 NUM_WORKERS = 2
@@ -71,11 +73,13 @@ class GroupBatch:
         )
 
 
-def draw_order(num_groups: int, *, seed: int, epoch: int) -> ndarray:
-    """A permutation of 0 … num_groups - 1, int64, a function of the arguments alone and of no library's version."""
-    key = np.frombuffer(hashlib.sha256(f"order/{seed}/{epoch}".encode()).digest()[:16], dtype="<u8")
-    words = np.random.Philox(key=key).random_raw(num_groups)
-    return np.argsort(words, kind="stable")
+class Batches(Protocol):
+    """What the training loop reads, and what stands between it and a reader."""
+
+    steps_per_epoch: int
+
+    def steps(self, first: int, last: int) -> Generator[GroupBatch, None, None]:
+        """Batches of the steps first … last - 1, in order, loaded ahead."""
 
 
 def count_steps_per_epoch(num_groups: int, batch_size: int) -> int:
@@ -97,6 +101,7 @@ class GroupBatches:
 
     Args:
         batch_size: groups of the global batch; a multiple of the number of ranks.
+        order: which groups a batch holds; all of them shuffled when None.
         memory_bytes: decoded images are kept, each after its first use, when all of them fit this.
         num_workers: decoding threads.
         latents: gives the latents of a group, [K, …], where the batches shall carry them.
@@ -113,27 +118,24 @@ class GroupBatches:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        order: GroupOrder | None = None,
         num_workers: int = NUM_WORKERS,
         memory_bytes: int = MEMORY_BYTES,
         latents: Callable[[int], ndarray] | None = None,
     ) -> None:
-        if batch_size % world_size:
-            raise ValueError(f"batch size {batch_size} does not divide among {world_size} processes: use a multiple")
         self.steps_per_epoch = count_steps_per_epoch(len(dataset), batch_size)
         self._dataset = dataset
-        self._batch_size = batch_size
-        self._share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+        self._order = order or ShuffledOrder(
+            len(dataset), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
+        )
         self._num_workers = num_workers
         self._latents = latents
-        self._order = lru_cache(maxsize=2)(lambda epoch: draw_order(len(dataset), seed=seed, epoch=epoch))
         shape = (len(dataset), dataset.num_images, dataset.image_size, dataset.image_size, 3)
         self._memory = _GroupMemory(shape) if int(np.prod(shape)) <= memory_bytes else None
 
     def indices(self, step: int) -> ndarray:
         """The groups of this rank at a step, int64 [batch_size / world_size]."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        first = position * self._batch_size
-        return self._order(epoch)[first : first + self._batch_size][self._share]
+        return self._order.batch(*divmod(step, self.steps_per_epoch))
 
     def load(self, step: int) -> GroupBatch:
         """The batch of a step, decoded or from memory."""

@@ -43,12 +43,21 @@ def main() -> None:
         "contrast train --shards datasets/demo --out runs/demo --epochs 20",
         "contrast train --shards datasets/demo --out runs/2k --n 2k --objective supcon --steps 500",
         "contrast train --shards datasets/demo --out runs/demo --epochs 20 --knn-every 500 --knn-data cifar10",
+        "contrast train --shards s3://bucket/demo --cache /scratch/shards --out runs/far --epochs 20",
         "torchrun --nproc-per-node 4 -m contrast train --shards DIR --out RUN --encoder resnet18 --samples 5M",
     )
 )
-@click.option("--shards", required=True, type=FOLDER, help="Dataset to learn from (synthgen render --out).")
+@click.option(
+    "--shards",
+    required=True,
+    help="Dataset to learn from (synthgen render --out): a folder, or s3://, https://, hf://.",
+)
 @click.option("--out", required=True, type=FOLDER, help="Folder of the run. The same command again goes on with it.")
 @click.option("--n", type=Count(), help="The first so many groups only.  [default: all]")
+@click.option("--reader", help="tar, webdataset or ffcv.  [default: tar for a folder, webdataset for an address]")
+@click.option("--cache", type=FOLDER, help="Folder for shards from an address.  [default: the user's cache]")
+@click.option("--cache-bytes", type=Count(), help="Largest size of that folder, such as 200G.  [default: no limit]")
+@click.option("--beton", type=FOLDER, help="File of shards to-ffcv, for ffcv.  [default: SHARDS/groups.beton]")
 @click.option(
     "--objective",
     default="simclr",

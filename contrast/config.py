@@ -19,6 +19,7 @@ from contrast.positives import POSITIVES
 from shards.canonical import JSON, first_difference
 
 OPTIMIZERS = ("sgd", "lars", "adamw")
+ORDERS = ("shuffled", "streamed")
 PRECISIONS = ("float32", "bfloat16")
 FLOAT32_END = 1e38  # just about
 SEED_END = 2**63  # what fits 64 bits with a sign
@@ -67,6 +68,9 @@ class TrainConfig:
     """Pixel-space augmentation of every image."""
     precision: str = "float32"
     """Number format of the convolutions: float32, or bfloat16 under autocast. The loss is float32 in any case."""
+    order: str = "shuffled"
+    """Of the groups: shuffled or streamed, see contrast.orders. It follows from the reader. Two readers of one order
+    give the same batches, so which of them it was is no part of the run."""
     seed: int = 0
     """Decides the initial weights, the order of the groups and the augmentation."""
 
@@ -79,6 +83,7 @@ class TrainConfig:
             ("positives", POSITIVES),
             ("optimizer", OPTIMIZERS),
             ("precision", PRECISIONS),
+            ("order", ORDERS),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(known)}")

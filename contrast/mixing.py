@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy import ndarray
 
-from contrast.batches import GroupBatch
-from contrast.positives import Batches
+from contrast.batches import Batches, GroupBatch
 
 
 def parse_mix(text: str) -> tuple[Path, float]:

@@ -14,23 +14,13 @@ import dataclasses
 import hashlib
 from collections.abc import Generator
 from contextlib import closing
-from typing import Protocol
 
 import numpy as np
 from numpy import ndarray
 
-from contrast.batches import GroupBatch
+from contrast.batches import Batches, GroupBatch
 
 POSITIVES = ("both", "tx", "tz", "shuffled")
-
-
-class Batches(Protocol):
-    """What the training loop reads; `contrast.batches.GroupBatches` is one."""
-
-    steps_per_epoch: int
-
-    def steps(self, first: int, last: int) -> Generator[GroupBatch, None, None]:
-        """Batches of the steps first … last - 1, in order."""
 
 
 class PickedBatches:

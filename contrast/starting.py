@@ -17,7 +17,7 @@ from contrast.config import TrainConfig, steps_of
 from contrast.distributed import resolve_device
 from contrast.optimizer import default_settings
 from contrast.run_folder import recorded_config
-from shards.dataset import GroupDataset
+from shards.stream import open_dataset
 
 
 def configure_run(
@@ -54,7 +54,7 @@ def configure_run(
         samples=samples,
         steps=steps,
         epochs=epochs,
-        num_groups=len(GroupDataset(shards, n=n)),
+        num_groups=len(open_dataset(shards, n=n)),
         batch_size=provisional.batch_size,
         num_generated=provisional.num_generated,
     )

@@ -23,8 +23,9 @@ from numpy import ndarray
 from torch import Tensor
 from torch.optim import Optimizer
 
+from contrast.assembly import assemble_batches, find_facts, open_real
 from contrast.augment import Transform, augment, compile_operations, draw_augmentation, leave
-from contrast.batches import MEMORY_BYTES, NUM_WORKERS, GroupBatch, GroupBatches
+from contrast.batches import MEMORY_BYTES, NUM_WORKERS, Batches, GroupBatch
 from contrast.checkpoint import (
     CHECKPOINT_NAME,
     check_checkpoint_config,
@@ -41,12 +42,11 @@ from contrast.mixing import own_rows
 from contrast.network import TrainedNetwork, averaging_gradients, in_parallel
 from contrast.objectives import OBJECTIVES, Objective, Targets, build_objective
 from contrast.optimizer import build_optimizer, learning_rate_at, set_learning_rate
-from contrast.positives import Batches
-from contrast.reading import assemble_batches, find_facts, open_real
+from contrast.readers import check_order, open_batches
 from contrast.run_folder import RunRecord, TrainedOn, hash_anchors, open_run, record_environment
 from contrast.runlog import RunLog, rewind_metrics
 from shards.console import Progress, format_count, format_seconds
-from shards.dataset import GroupDataset
+from shards.stream import open_dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,14 @@ class RunOptions:
     device: str = "auto"
     num_threads: int | None = None
     """Threads of a CPU operation; torch's own choice when None."""
+    reader: str = "tar"
+    """See contrast.readers."""
+    cache: str | Path | None = None
+    """Folder for shards that are fetched; one in the user's cache when None."""
+    cache_bytes: int | None = None
+    """Size at which that folder drops the shards not used for longest; None keeps all."""
+    beton: str | Path | None = None
+    """FFCV's file; groups.beton in the dataset's folder when None."""
     num_workers: int = NUM_WORKERS
     """Decoding threads."""
     memory_bytes: int = MEMORY_BYTES
@@ -131,7 +139,8 @@ def train_encoder(
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
     with process_group(options.device) as place:
-        dataset = GroupDataset(shards, n=n)
+        check_order(config.order, options.reader)
+        dataset = open_dataset(shards, n=n, cache=options.cache, cache_bytes=options.cache_bytes)
         needs_latents = OBJECTIVES[config.objective].needs_latents
         objective = build_objective(config, find_facts(dataset, with_latents=needs_latents))
         check_encoder_fits(config.encoder, image_size=dataset.image_size)
@@ -142,26 +151,27 @@ def train_encoder(
                 + (f" in {config.accumulate} parts" if config.accumulate > 1 else "")
                 + ": use a multiple"
             )
-
-        def read(source: GroupDataset, batch_size: int, *, with_latents: bool = False) -> GroupBatches:
-            return GroupBatches(
-                source,
-                batch_size=batch_size,
-                seed=config.seed,
-                rank=place.rank,
-                world_size=place.world_size,
-                num_workers=options.num_workers,
-                memory_bytes=options.memory_bytes,
-                latents=source.latents if with_latents else None,
-            )
-
+        read = partial(
+            open_batches,
+            seed=config.seed,
+            rank=place.rank,
+            world_size=place.world_size,
+            num_workers=options.num_workers,
+            memory_bytes=options.memory_bytes,
+        )
         batches = assemble_batches(
             config,
             objective,
             dataset,
-            read(dataset, config.num_generated, with_latents=needs_latents),
+            read(
+                dataset,
+                reader=options.reader,
+                batch_size=config.num_generated,
+                beton=options.beton,
+                latents=dataset.latents if needs_latents else None,
+            ),
             place,
-            real=None if real is None else (real, read(real, config.num_real)),
+            real=None if real is None else (real, read(real, reader="tar", batch_size=config.num_real)),
         )
         trained_on = TrainedOn(
             recipe_id=dataset.manifest.recipe.id,

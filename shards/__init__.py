@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from shards.beton import to_ffcv
     from shards.codec import decode_image, default_subsampling, encode_image
     from shards.console import DamageError
     from shards.dataset import Group, GroupDataset
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from shards.manifest import Manifest, Recipe, RenderSettings, ShardRecord, load_manifest
     from shards.markers import Marker, completed_shards, scan_markers
     from shards.packing import from_images
+    from shards.remote import RemoteDataset
     from shards.sheet import preview
-    from shards.stream import stream_groups
+    from shards.stream import open_dataset, stream_groups
     from shards.summary import info
     from shards.verification import verify
     from shards.writer import ShardWriter
@@ -34,6 +36,7 @@ _MODULES = {
     "Manifest": "manifest",
     "Marker": "markers",
     "Recipe": "manifest",
+    "RemoteDataset": "remote",
     "RenderSettings": "manifest",
     "ShardRecord": "manifest",
     "ShardWriter": "writer",
@@ -46,9 +49,11 @@ _MODULES = {
     "info": "summary",
     "load_manifest": "manifest",
     "lock_dataset": "folder",
+    "open_dataset": "stream",
     "preview": "sheet",
     "scan_markers": "markers",
     "stream_groups": "stream",
+    "to_ffcv": "beton",
     "verify": "verification",
 }
 
@@ -59,6 +64,7 @@ __all__ = [
     "Manifest",
     "Marker",
     "Recipe",
+    "RemoteDataset",
     "RenderSettings",
     "ShardRecord",
     "ShardWriter",
@@ -71,9 +77,11 @@ __all__ = [
     "info",
     "load_manifest",
     "lock_dataset",
+    "open_dataset",
     "preview",
     "scan_markers",
     "stream_groups",
+    "to_ffcv",
     "verify",
 ]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from shards.commands.from_images import from_images
+from shards.commands.to_ffcv import to_ffcv
 from shards.console import CommandGroup, Count, DamageError, format_bytes, format_seconds, format_things
 
 _DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
@@ -101,3 +102,4 @@ def preview(directory: Path, out: Path, groups: int, first: int, scale: int | No
 
 
 main.add_command(from_images)
+main.add_command(to_ffcv)

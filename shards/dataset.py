@@ -15,7 +15,7 @@ import mmap
 import resource
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ import numpy as np
 from shards.canonical import JSON
 from shards.codec import decode_into
 from shards.console import DamageError
-from shards.manifest import ShardRecord, group_key, load_manifest, member_names
+from shards.manifest import Manifest, group_key, load_manifest, member_names
 from shards.markers import index_path, tar_path
 from shards.tar import load_index
 
@@ -46,24 +46,13 @@ class Group:
     """Policy and parameters of every view."""
 
 
-class _OpenShard:
-    """A mapped tar and its offsets; the mapping goes when the last reader lets go of it."""
+@dataclass(frozen=True, slots=True)
+class MappedShard:
+    """A tar in memory and its offsets; the mapping goes when the last reader lets go of it."""
 
-    def __init__(self, directory: Path, record: ShardRecord, num_members: int) -> None:
-        path = tar_path(directory, record.index)
-        try:
-            with open(path, "rb") as file:
-                self.data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except FileNotFoundError as error:
-            raise _damage(directory, f"{path} is missing") from error
-        except ValueError as error:
-            raise _damage(directory, f"{path} is empty") from error
-        if len(self.data) < record.bytes:  # longer is fine: a growing dataset keeps what it held in its place
-            raise _damage(directory, f"{path} is truncated: {len(self.data)} bytes of {record.bytes}")
-        try:
-            self.index = load_index(index_path(directory, record.index), count=record.count, num_members=num_members)
-        except DamageError as error:
-            raise _damage(directory, str(error)) from error
+    data: memoryview
+    index: np.ndarray
+    """int64 [count, 1 + 2 * members], as make_index gives it."""
 
 
 class GroupDataset:
@@ -81,19 +70,22 @@ class GroupDataset:
 
     def __init__(self, directory: str | Path, *, n: int | None = None) -> None:
         self.directory = Path(directory)
-        self.manifest = load_manifest(self.directory)
-        held = self.manifest.num_groups
+        self._choose(load_manifest(self.directory), n)
+
+    def _choose(self, manifest: Manifest, n: int | None) -> None:
+        self.manifest = manifest
+        held = manifest.num_groups
         if n is not None and n < 1:
             raise ValueError(f"--n {n}: ask for at least one group")
         if n is not None and n > held:
-            raise ValueError(f"--n {n}: {self.directory} holds {held} groups; render more or ask for fewer")
+            raise ValueError(f"--n {n}: {self.location} holds {held} groups; render more or ask for fewer")
         self._length = held if n is None else n
-        self._members = member_names(self.manifest.recipe)
+        self._members = member_names(manifest.recipe)
         self._prepare()
 
     def _prepare(self) -> None:
         self._lock = threading.Lock()
-        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._open: OrderedDict[int, MappedShard] = OrderedDict()
         self._most_open = _allow_open_files(len(self.manifest.shards))
 
     def __getstate__(self) -> dict[str, object]:
@@ -108,7 +100,7 @@ class GroupDataset:
         return self._length
 
     def __repr__(self) -> str:
-        return f"GroupDataset({str(self.directory)!r}, n={len(self)})"
+        return f"{type(self).__name__}({self.location!r}, n={len(self)})"
 
     def __getitem__(self, index: int) -> Group:
         metadata = self.metadata(index)
@@ -122,6 +114,11 @@ class GroupDataset:
 
     def __iter__(self) -> Iterator[Group]:
         return (self[index] for index in range(len(self)))
+
+    @property
+    def location(self) -> str:
+        """Where the dataset lies, for messages."""
+        return str(self.directory)
 
     @property
     def num_images(self) -> int:
@@ -162,12 +159,16 @@ class GroupDataset:
         offset, size = shard.index[row, column : column + 2].tolist()
         return shard.data[offset : offset + size]
 
+    def offsets(self, shard_index: int) -> np.ndarray:
+        """int64 [count, 1 + 2 * members]: the offset file of a shard; see shards.tar.make_index."""
+        return self._shard(shard_index).index
+
     def metadata(self, index: int) -> dict[str, JSON]:
         """The group's json: index, label, class_name, views."""
         try:
             return json.loads(bytes(self.read(index, "json")))
         except ValueError as error:
-            raise _damage(self.directory, f"{self._name(index, 'json')} is not JSON ({error})") from error
+            raise self._damage(f"{self._name(index, 'json')} is not JSON ({error})") from error
 
     def latents(self, index: int) -> np.ndarray:
         """The group's latents, where the recipe stores them."""
@@ -176,7 +177,7 @@ class GroupDataset:
         try:
             return np.load(io.BytesIO(self.read(index, "latents.npy")), allow_pickle=False)
         except (ValueError, EOFError) as error:
-            raise _damage(self.directory, f"{self._name(index, 'latents.npy')} cannot be read ({error})") from error
+            raise self._damage(f"{self._name(index, 'latents.npy')} cannot be read ({error})") from error
 
     def images(self, index: int) -> np.ndarray:
         """One group's images, uint8 [K, height, width, 3]."""
@@ -222,31 +223,59 @@ class GroupDataset:
                         decode_into(data[start : start + offsets[column + 1]], image_format, places[place])
                     except ValueError as error:
                         name = self._name(int(wanted[row]), self._members[column // 2])
-                        raise _damage(self.directory, f"{name} does not decode ({error})") from error
+                        raise self._damage(f"{name} does not decode ({error})") from error
                     place += 1
         return images, labels
 
-    def _locate(self, index: int) -> tuple[_OpenShard, int]:
+    def _locate(self, index: int) -> tuple[MappedShard, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"group {index}: the dataset holds 0 to {len(self) - 1}")
         shard_index, row = divmod(int(index), self.manifest.shard_size)
         return self._shard(shard_index), row
 
-    def _shard(self, shard_index: int) -> _OpenShard:
+    def _shard(self, shard_index: int) -> MappedShard:
         with self._lock:
             shard = self._open.get(shard_index)
-            if shard is None:
-                shard = _OpenShard(self.directory, self.manifest.shards[shard_index], len(self._members))
-                self._open[shard_index] = shard
-                if len(self._open) > self._most_open:
-                    self._open.popitem(last=False)
-            else:
+            if shard is not None:
                 self._open.move_to_end(shard_index)
-            return shard
+                return shard
+        shard = self._map_shard(shard_index)  # unlocked: it may have to come over a network
+        with self._lock:
+            shard = self._open.setdefault(shard_index, shard)
+            if len(self._open) > self._most_open:
+                self._open.popitem(last=False)
+        return shard
+
+    def _map_shard(self, shard_index: int) -> MappedShard:
+        record = self.manifest.shards[shard_index]
+        data = map_file(tar_path(self.directory, shard_index), self._damage)
+        if len(data) < record.bytes:  # longer is fine: a growing dataset keeps what it held in its place
+            path = tar_path(self.directory, shard_index)
+            raise self._damage(f"{path} is truncated: {len(data)} bytes of {record.bytes}")
+        try:
+            path = index_path(self.directory, shard_index)
+            index = load_index(path, count=record.count, num_members=len(self._members))
+        except DamageError as error:
+            raise self._damage(str(error)) from error
+        return MappedShard(data, index)
+
+    def _damage(self, what: str) -> DamageError:
+        return DamageError(f"{what}; shards verify {self.directory} lists all damage and how to repair it")
 
     def _name(self, index: int, member: str) -> str:
         tar = tar_path(self.directory, index // self.manifest.shard_size)
         return f"{group_key(index)}.{member} in {tar}"
+
+
+def map_file(path: Path, damage: Callable[[str], DamageError]) -> memoryview:
+    """The bytes of a file, mapped; whatever `damage` makes of the reason when it is missing or empty is raised."""
+    try:
+        with open(path, "rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except FileNotFoundError as error:
+        raise damage(f"{path} is missing") from error
+    except ValueError as error:
+        raise damage(f"{path} is empty") from error
 
 
 def _allow_open_files(count: int) -> int:
@@ -263,7 +292,3 @@ def _allow_open_files(count: int) -> int:
             soft = raised
         return max(1, min(count, soft - _SPARE_FILES))
     return count
-
-
-def _damage(directory: Path, what: str) -> DamageError:
-    return DamageError(f"{what}; shards verify {directory} lists all damage and how to repair it")

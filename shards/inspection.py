@@ -39,7 +39,7 @@ def inspect_shard(directory: Path, manifest: Manifest, record: ShardRecord) -> I
         if digest != record.sha256:
             yield f"{name} has sha256 {digest[:12]}…, not {record.sha256[:12]}…"
         try:
-            sizes = _measure_members(tar, name, member_names(manifest.recipe), record)
+            sizes = measure_members(tar, name, member_names(manifest.recipe), record)
         except DamageError as error:
             yield str(error)
             return
@@ -53,7 +53,9 @@ def inspect_shard(directory: Path, manifest: Manifest, record: ShardRecord) -> I
     yield from _index_problems(index_path(directory, record.index), make_index(labels, sizes), record)
 
 
-def _measure_members(tar: mmap.mmap, name: str, members: tuple[str, ...], record: ShardRecord) -> np.ndarray:
+def measure_members(
+    tar: mmap.mmap | memoryview, name: str, members: tuple[str, ...], record: ShardRecord
+) -> np.ndarray:
     """Bytes of every member, int64 [count, members], when the tar is exactly the one that holds such members.
 
     Raises:
@@ -64,7 +66,7 @@ def _measure_members(tar: mmap.mmap, name: str, members: tuple[str, ...], record
     for row in range(record.count):
         for column, member in enumerate(members):
             full_name = f"{group_key(record.first + row)}.{member}"
-            header = tar[position : position + BLOCK_BYTES]
+            header = bytes(tar[position : position + BLOCK_BYTES])
             digits = header[_SIZE_FIELD]
             size = int(digits, 8) if len(digits) == 11 and digits.isdigit() and not set(digits) & set(b"89") else -1
             if size < 0 or header != member_header(full_name, size):

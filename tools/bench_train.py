@@ -29,6 +29,7 @@ import torch
 from bench_load import write_dataset
 from measuring import Program, describe_machine, format_machine, format_rate, format_table, measure_rounds, print_result
 
+from contrast.assembly import find_facts
 from contrast.batches import GroupBatch, GroupBatches
 from contrast.config import TrainConfig
 from contrast.distributed import Place, resolve_device
@@ -36,7 +37,6 @@ from contrast.encoders import to_encoder_layout
 from contrast.network import TrainedNetwork
 from contrast.objectives import build_objective
 from contrast.optimizer import build_optimizer, default_settings
-from contrast.reading import find_facts
 from contrast.run_folder import TrainedOn
 from contrast.starting import fastest_precision
 from contrast.training import RunOptions, TrainSummary, run_steps, train_encoder

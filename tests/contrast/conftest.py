@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,14 +47,15 @@ def write_groups(
     policy: str = "redrawn",
     num_views: int = 1,
     with_latents: bool = False,
+    image: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A finished dataset of groups of an anchor and views, PNG, 16 px; latents are three numbers of no meaning."""
+    """A finished dataset of groups of an anchor and views, 16 px, PNG unless told; latents are three random numbers."""
     recipe = Recipe(
         source={"images": "patterns"},
         classes=classes,
         views=({"policy": policy},) * num_views,
         seed=seed,
-        image={"size": SIZE, "format": "png"},
+        image={"size": SIZE, "format": "png", **(image or {})},
         store_latents=with_latents,
     )
     render = RenderSettings(batch_size=1, dtype="float32")

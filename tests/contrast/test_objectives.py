@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from contrast.assembly import find_facts
 from contrast.config import TrainConfig
 from contrast.network import TrainedNetwork
 from contrast.objectives import OBJECTIVES, GroupFacts, Targets, build_objective
 from contrast.objectives.vicreg import vicreg_loss
 from contrast.optimizer import default_settings
-from contrast.reading import find_facts
 from contrast.training import RunOptions, train_encoder
 from shards.dataset import GroupDataset
 

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,8 @@ import pytest
 from shards import DamageError, GroupDataset, Manifest, stream_groups
 from shards.stream import shard_order
 
-# webdataset imports torch, and torch's own code uses what newer Pythons deprecate.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
 
-
-def indices(source: Path | str, **options: int) -> list[int]:
+def indices(source: Path | str, **options: Any) -> list[int]:
     return [group.index for group in stream_groups(source, **options)]
 
 
@@ -66,8 +64,9 @@ def test_ranks_get_shards_before_workers_do(shared_dataset: Path) -> None:
     assert sorted(counts) == [2, 4, 4]
 
 
-def test_an_address_works_as_a_folder_does(shared_dataset: Path) -> None:
-    assert indices(f"file://{shared_dataset}", epoch=3) == indices(shared_dataset, epoch=3)
+def test_an_address_works_as_a_folder_does(shared_dataset: Path, tmp_path: Path) -> None:
+    options = {"epoch": 3, "cache": tmp_path}
+    assert indices(f"file://{shared_dataset}", **options) == indices(shared_dataset, epoch=3)
     with pytest.raises(ValueError, match="check the address"):
         stream_groups(f"file://{shared_dataset}/nowhere")
 
@@ -94,10 +93,10 @@ def test_damage_is_named(dataset: Path) -> None:
     with pytest.raises(DamageError, match="shards verify"):
         indices(dataset)
     tar.write_bytes(whole[: whole.index(b"000000006.anchor.jpg")])  # cut between groups, which tar readers accept
-    with pytest.raises(DamageError, match="hold 8 groups of 10"):
+    with pytest.raises(DamageError, match=r"train-000001\.tar is truncated"):
         indices(dataset)
     tar.write_bytes(whole.replace(b"\xff\xd8", b"\0\0"))
-    with pytest.raises(DamageError, match=r"group 00000000\d in .*train-000001.tar does not decode"):
+    with pytest.raises(DamageError, match=r"00000000\d.anchor.jpg in .*train-000001.tar does not decode"):
         indices(dataset)
     os.unlink(tar)
     with pytest.raises(DamageError, match=r"train-000001\.tar"):

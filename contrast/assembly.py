@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from contrast.batches import flatten_latents
+from contrast.batches import Batches, flatten_latents
 from contrast.config import TrainConfig
 from contrast.distributed import Place
 from contrast.mixing import MixedBatches, match_classes
 from contrast.objectives import GroupFacts, Objective
-from contrast.positives import Batches, PickedBatches
+from contrast.positives import PickedBatches
 from shards.dataset import GroupDataset
 
 NUM_GROUPS_OF_VARIANCE = 256

@@ -1,0 +1,293 @@
+"""Datasets that lie elsewhere: shards come over the network whole, once, into a cache on the local disk.
+
+An address is any that fsspec opens: s3://bucket/folder, gs://…, https://host/folder, hf://datasets/user/name, file:///….
+It has to hold the manifest and the tars; offsets come from the tars' headers. A shard is fetched when a group of it is
+first asked for, compared with the manifest's sha256, and only then gets its name in the cache. That name is its
+sha256, so datasets that share shards share the cache's files, and a file there is always a whole shard.
+
+    dataset = RemoteDataset("s3://bucket/demo", n=10_000, cache="/scratch/shards", cache_bytes=200 * 10**9)
+    images, labels = dataset.batch([5, 3, 999])
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.atomic import flush_folder, naming
+from shards.console import DamageError, format_bytes
+from shards.dataset import GroupDataset, MappedShard, map_file
+from shards.inspection import measure_members
+from shards.manifest import DATA_FOLDER, MANIFEST_NAME, ShardRecord, parse_manifest
+from shards.tar import make_index
+
+MOST_ATTEMPTS = 4
+FIRST_PAUSE_SECONDS = 0.5
+"""Before the second attempt; each further pause is twice as long."""
+_OBJECT_STORES = ("s3", "gs", "az")
+_CHUNK_BYTES = 1 << 20
+
+
+def is_address(source: str | Path) -> bool:
+    """Whether a dataset's place is an address such as s3://bucket/folder, and no folder of this machine."""
+    return "://" in str(source)
+
+
+def default_cache() -> Path:
+    """The folder in the user's cache where shards are kept unless another one is named."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("synthgen")) / "shards"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Fetching
+
+
+def open_filesystem(address: str) -> tuple[Any, str]:
+    """The fsspec filesystem of an address, and the path on it.
+
+    Credentials, endpoints and proxies are the client's own business: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, HF_TOKEN, ….
+
+    Raises:
+        ValueError: the scheme is unknown, or the package that speaks it is not installed.
+    """
+    scheme, _, rest = address.partition("://")
+    try:
+        if scheme in _OBJECT_STORES:
+            # Not s3fs: it pins one version of botocore, and would pin the whole environment's with it.
+            from obstore import fsspec as stores
+
+            # The attempts are counted here, so that a dead network is told after seconds.
+            open_store: Any = stores.FsspecStore
+            return open_store(scheme, retry_config={"max_retries": 0}, skip_instance_cache=True), rest
+        import fsspec
+
+        return fsspec.core.url_to_fs(address)
+    except ImportError as error:
+        raise ValueError(f"{address}: this needs the extra remote ({error}): pip install 'synthgen[remote]'") from error
+    except ValueError as error:
+        raise ValueError(f"{address}: {error}; give a folder, s3://, gs://, az://, https:// or hf://") from error
+
+
+def retrying(work: Callable[[], Any], what: str) -> Any:
+    """What `work` gives, tried a few times with growing pauses where the network fails.
+
+    Raises:
+        FileNotFoundError: at once; trying again would not help.
+        DamageError: the last attempt failed too, or what came was damaged each time.
+    """
+    pause_seconds = FIRST_PAUSE_SECONDS
+    for attempt in range(1, MOST_ATTEMPTS + 1):
+        try:
+            return work()
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # every scheme's client has errors of its own
+            if isinstance(error, OSError) and error.filename is not None:
+                raise  # of the local disk: it is full, or may not be written
+            if attempt == MOST_ATTEMPTS:
+                reason = " ".join((str(error) or type(error).__name__).split("Debug source")[0].split())
+                raise DamageError(f"{what} cannot be fetched, {attempt} times tried ({reason})") from error
+            time.sleep(pause_seconds)
+            pause_seconds *= 2
+    raise AssertionError("no attempt was made")
+
+
+def read_address(address: str) -> bytes:
+    """The bytes of a small file.
+
+    Raises:
+        ValueError: there is no such file, or the scheme cannot be opened.
+        DamageError: the network fails.
+    """
+    filesystem, path = open_filesystem(address)
+    try:
+        return retrying(lambda: filesystem.cat_file(path), address)
+    except FileNotFoundError:
+        raise ValueError(f"{address} cannot be read: nothing there; check the address") from None
+
+
+class ShardCache:
+    """Shards on the local disk, each under its sha256; may be used from several threads and processes at once.
+
+    Args:
+        limit_bytes: when more than this lies here after a fetch, those go that were not used for longest. None keeps
+            all. A shard that is being read stays readable.
+    """
+
+    def __init__(self, folder: str | Path | None = None, *, limit_bytes: int | None = None) -> None:
+        self.folder = Path(folder) if folder is not None else default_cache()
+        self.limit_bytes = limit_bytes
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._trimming = threading.Lock()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"folder": self.folder, "limit_bytes": self.limit_bytes}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._prepare()
+
+    def map(self, address: str, record: ShardRecord) -> memoryview:
+        """The bytes of a shard, mapped; fetched first where they are not here.
+
+        Raises:
+            DamageError: the shard is missing there, the network fails for good, or other bytes come than were promised.
+        """
+        path = self.folder / f"{record.sha256}.tar"
+        with self._locks[record.sha256]:
+            if not _is_whole(path, record):
+                self._fetch(address, record, path)
+                self._trim(keep=path)
+            data = map_file(path, DamageError)
+        os.utime(path)  # the moment of its last use
+        return data
+
+    def _fetch(self, address: str, record: ShardRecord, path: Path) -> None:
+        with naming(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        filesystem, remote_path = open_filesystem(address)
+        # Threads of one process have the lock; processes have names of their own.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+        def fetch() -> None:
+            filesystem.get_file(remote_path, str(temporary))
+            digest, size = _hash_file(temporary)
+            if digest != record.sha256:
+                raise DamageError(
+                    f"{size} bytes of sha256 {digest[:12]}… came, not {record.bytes} of {record.sha256[:12]}…"
+                )
+
+        try:
+            retrying(fetch, address)
+            os.replace(temporary, path)
+        except FileNotFoundError:
+            raise DamageError(f"{address} is missing: the manifest there promises it") from None
+        finally:
+            temporary.unlink(missing_ok=True)
+        flush_folder(self.folder)
+
+    def _trim(self, *, keep: Path) -> None:
+        if self.limit_bytes is None:
+            return
+        with self._trimming:
+            files = []
+            for path in self.folder.glob("*.tar"):
+                try:
+                    status = path.stat()
+                except FileNotFoundError:  # another process was quicker
+                    continue
+                files.append((status.st_mtime_ns, status.st_size, path))
+            excess = sum(size for _, size, _ in files) - self.limit_bytes
+            for _, size, path in sorted(files):
+                if excess <= 0:
+                    return
+                if path != keep:
+                    path.unlink(missing_ok=True)
+                    excess -= size
+
+
+def _is_whole(path: Path, record: ShardRecord) -> bool:
+    try:
+        return path.stat().st_size == record.bytes
+    except FileNotFoundError:
+        return False
+
+
+def _hash_file(path: Path) -> tuple[str, int]:
+    """sha256 and size of a file, which is on the disk afterwards."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+        os.fsync(file.fileno())
+        return digest.hexdigest(), file.tell()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+class RemoteDataset(GroupDataset):
+    """The first n groups of a dataset at an address; the shards that are touched come into a cache.
+
+    Args:
+        n: length of the prefix; the whole dataset when None.
+        cache: folder for the shards; one in the user's cache when None.
+        cache_bytes: size at which the cache drops what was not used for longest; None keeps all.
+
+    Raises:
+        ValueError: no dataset there, fewer than n groups in it, or the scheme's package is not installed.
+        DamageError: the manifest is not as it was written, or the network fails.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        n: int | None = None,
+        cache: str | Path | None = None,
+        cache_bytes: int | None = None,
+    ) -> None:
+        self.address = str(address).rstrip("/")
+        self.cache = ShardCache(cache, limit_bytes=cache_bytes)
+        self.directory = self.cache.folder
+        path = f"{self.address}/{MANIFEST_NAME}"
+        manifest = parse_manifest(read_address(path), path)
+        largest = max(shard.bytes for shard in manifest.shards)
+        if cache_bytes is not None and cache_bytes < largest:
+            raise ValueError(
+                f"a cache of {format_bytes(cache_bytes)} does not hold one shard of {format_bytes(largest)}: "
+                f"give a larger --cache-bytes"
+            )
+        self._choose(manifest, n)
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        if self.cache.limit_bytes is not None:  # the disk gets a dropped file's room back when nobody maps it
+            largest = max(shard.bytes for shard in self.manifest.shards)
+            self._most_open = max(1, min(self._most_open, self.cache.limit_bytes // largest))
+
+    @property
+    def location(self) -> str:
+        """The address."""
+        return self.address
+
+    @property
+    def labels(self) -> np.ndarray:  # type: ignore[override]
+        """int64 [len]: class id of every group. Fetches every shard: labels lie in the tars."""
+        count = -(-len(self) // self.manifest.shard_size)
+        return np.concatenate([self._shard(index).index[:, 0] for index in range(count)])[: len(self)]
+
+    def fetch(self, shard_indices: Sequence[int]) -> None:
+        """Brings shards into the cache, ahead of their use."""
+        for shard_index in shard_indices:
+            self._shard(shard_index)
+
+    def _map_shard(self, shard_index: int) -> MappedShard:
+        record = self.manifest.shards[shard_index]
+        data = self.cache.map(f"{self.address}/{DATA_FOLDER}/{record.name}", record)
+        # The sha256 was right, so what is wrong here was promised.
+        index = make_index(np.zeros(record.count, np.int64), measure_members(data, record.name, self._members, record))
+        try:
+            for row, (offset, size) in enumerate(index[:, -2:].tolist()):
+                index[row, 0] = json.loads(bytes(data[offset : offset + size]))["label"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._damage(f"{record.name} holds a json without a label ({error})") from error
+        return MappedShard(data, index)
+
+    def _damage(self, what: str) -> DamageError:
+        return DamageError(f"{what}; shards verify says more about a copy of {self.address}")

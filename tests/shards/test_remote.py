@@ -1,0 +1,189 @@
+"""A dataset elsewhere gives the groups of the same dataset here; shards come once, whole, checked."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shards import DamageError, GroupDataset, Manifest, RemoteDataset, open_dataset, remote, stream_groups
+from tests.object_store import serve_bucket
+
+# The servers' and the clients' own code.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
+
+
+class FileServer(ThreadingHTTPServer):
+    """Files over HTTP; counts requests, and cuts off the answers for as many requests of a name as asked for."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.asked, self.cut = folder, Counter[str](), Counter[str]()
+        super().__init__(("127.0.0.1", 0), _FileHandler)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _FileHandler(SimpleHTTPRequestHandler):
+    server: FileServer
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, directory=str(args[2].folder), **options)
+
+    def do_GET(self) -> None:
+        name = self.path.rpartition("/")[2]
+        self.server.asked[name] += 1
+        if self.server.cut[name]:
+            self.server.cut[name] -= 1
+            data = (self.server.folder / self.path.lstrip("/")).read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2])
+            self.close_connection = True
+            return
+        super().do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(shared_dataset: Path) -> Iterator[FileServer]:
+    with FileServer(shared_dataset) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.0)
+
+
+def assert_same(there: GroupDataset, here: GroupDataset) -> None:
+    images, labels = there.batch(range(len(there)))
+    expected_images, expected_labels = here.batch(range(len(here)))
+    assert np.array_equal(images, expected_images) and np.array_equal(labels, expected_labels)
+    assert np.array_equal(there.labels, here.labels) and there[3].views == here[3].views
+
+
+def test_over_http_every_shard_comes_once(server: FileServer, shared_dataset: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert_same(RemoteDataset(server.address, cache=tmp_path), GroupDataset(shared_dataset))
+    assert {name: count for name, count in server.asked.items() if name.endswith(".tar")} == {
+        f"train-00000{index}.tar": 1 for index in range(3)
+    }
+    assert not [name for name in server.asked if name.endswith(".npy")]  # the tars are enough
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".tar"] * 3
+
+
+def test_only_the_shards_of_a_prefix_come(server: FileServer, tmp_path: Path) -> None:
+    dataset = RemoteDataset(f"{server.address}/", n=6, cache=tmp_path)
+    assert len(dataset) == 6 and not list(tmp_path.iterdir())
+    dataset.batch([5, 0])
+    assert not server.asked["train-000002.tar"]
+    with pytest.raises(ValueError, match=f"--n 11: {server.address} holds 10 groups"):
+        RemoteDataset(server.address, n=11, cache=tmp_path)
+
+
+def test_from_an_object_store(shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve_bucket(monkeypatch, shared_dataset, bucket="renders") as address:
+        assert_same(open_dataset(address, cache=tmp_path), GroupDataset(shared_dataset))
+        streamed = [group.index for group in stream_groups(address, seed=1, cache=tmp_path)]
+        assert streamed == [group.index for group in stream_groups(shared_dataset, seed=1)]
+        with pytest.raises(ValueError, match=r"s3://renders/nowhere/manifest.json cannot be read: nothing there"):
+            open_dataset("s3://renders/nowhere")
+
+
+def test_a_cut_connection_is_tried_again(server: FileServer, shared_dataset: Path, tmp_path: Path) -> None:
+    server.cut["train-000001.tar"] = remote.MOST_ATTEMPTS - 1
+    assert_same(RemoteDataset(server.address, cache=tmp_path), GroupDataset(shared_dataset))
+    assert server.asked["train-000001.tar"] == remote.MOST_ATTEMPTS
+
+
+def test_a_dead_network_is_one_line_and_leaves_nothing(server: FileServer, tmp_path: Path) -> None:
+    dataset = RemoteDataset(server.address, cache=tmp_path)
+    server.cut["train-000001.tar"] = 100
+    with pytest.raises(DamageError, match=r"train-000001\.tar cannot be fetched, 4 times tried") as caught:
+        dataset.batch([4])
+    assert "\n" not in str(caught.value)
+    assert server.asked["train-000001.tar"] == remote.MOST_ATTEMPTS and not list(tmp_path.iterdir())
+
+
+def test_other_bytes_than_promised_are_refused(dataset: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    tar = dataset / "data/train-000001.tar"
+    data = bytearray(tar.read_bytes())
+    data[700] ^= 1
+    tar.write_bytes(data)
+    with pytest.raises(DamageError, match=r"train-000001\.tar cannot be fetched, .* bytes of sha256"):
+        RemoteDataset(f"file://{dataset}", cache=cache).batch([4])
+    tar.unlink()
+    with pytest.raises(DamageError, match=r"train-000001\.tar is missing: the manifest there promises it"):
+        RemoteDataset(f"file://{dataset}", cache=cache).batch([4])
+    assert not list(cache.iterdir())
+
+
+def test_half_a_file_in_the_cache_is_fetched_again(shared_dataset: Path, tmp_path: Path) -> None:
+    there = RemoteDataset(f"file://{shared_dataset}", cache=tmp_path)
+    (tmp_path / f"{there.manifest.shards[0].sha256}.tar").write_bytes(b"half")
+    assert_same(there, GroupDataset(shared_dataset))
+
+
+def test_the_cache_keeps_to_its_size(tmp_path: Path, build: Callable[..., Manifest]) -> None:
+    manifest = build(tmp_path / "d", 24, shard_size=4)
+    size = manifest.shards[0].bytes
+    dataset = RemoteDataset(f"file://{tmp_path}/d", cache=tmp_path / "cache", cache_bytes=2 * size)
+    for index in (0, 4, 8, 12, 0, 20):
+        assert np.array_equal(dataset.images(index), GroupDataset(tmp_path / "d").images(index))
+        assert sum(path.stat().st_size for path in (tmp_path / "cache").iterdir()) <= 2 * size
+    with pytest.raises(ValueError, match=r"does not hold one shard of .*: give a larger --cache-bytes"):
+        RemoteDataset(f"file://{tmp_path}/d", cache=tmp_path / "cache", cache_bytes=size - 1)
+
+
+def test_many_threads_fetch_a_shard_once(server: FileServer, tmp_path: Path) -> None:
+    dataset = RemoteDataset(server.address, cache=tmp_path)
+    threads = [threading.Thread(target=dataset.batch, args=([4],)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert server.asked["train-000001.tar"] == 1
+
+
+def test_a_dataset_travels_to_other_processes(shared_dataset: Path, tmp_path: Path) -> None:
+    there = pickle.loads(pickle.dumps(RemoteDataset(f"file://{shared_dataset}", cache=tmp_path)))
+    assert_same(there, GroupDataset(shared_dataset))
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(ValueError, match=r"this needs the extra remote .*: pip install 'synthgen\[remote\]'"):
+        open_dataset("s3://bucket/demo")
+    with pytest.raises(ValueError, match="give a folder, s3://"):
+        open_dataset("carrier-pigeon://bucket/demo")
+
+
+def test_no_client_is_loaded_with_the_package() -> None:
+    import subprocess
+
+    code = "import sys, shards.remote; print({'fsspec', 'obstore', 'aiohttp', 'ffcv'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
