@@ -27,7 +27,7 @@ from shards.markers import scan_markers
 
 
 def command(out: Path, *, n: int, shard_size: int) -> list[str]:
-    arguments = ["--n", str(n), "--out", str(out), "--shard-size", str(shard_size), "--device", "cpu", "--quiet"]
+    arguments = ["--n", str(n), "--out", str(out), "--shard-size", str(shard_size), "--devices", "cpu", "--quiet"]
     return [sys.executable, "-m", "synthgen", "render", *arguments]
 
 
@@ -82,7 +82,7 @@ def main(n: int, prefix: int, kills: int, shard_size: int, seed: int, work: Path
     with tempfile.TemporaryDirectory(dir=work) as scratch:
         whole, killed, small = (Path(scratch) / name for name in ("whole", "killed", "small"))
         began = time.monotonic()
-        synthgen.render(n=n, out=whole, shard_size=shard_size, device="cpu", quiet=True)
+        synthgen.render(n=n, out=whole, shard_size=shard_size, devices="cpu", quiet=True)
         seconds = time.monotonic() - began
         click.echo(f"undisturbed: {n} groups in {format_seconds(seconds)}", err=True)
         render_with_kills(killed, n=n, shard_size=shard_size, kills=kills, seconds=seconds, seed=seed)

@@ -21,7 +21,7 @@ def test_a_killed_render_ends_with_the_same_bytes(tmp_path) -> None:
 def test_a_shard_that_is_not_what_its_marker_says_is_noticed(tmp_path) -> None:
     import synthgen
 
-    synthgen.render(n=20, out=tmp_path / "d", shard_size=10, device="cpu", quiet=True)
+    synthgen.render(n=20, out=tmp_path / "d", shard_size=10, devices="cpu", quiet=True)
     with pytest.raises(AssertionError, match="a manifest after a kill"):
         kill_campaign.check_between(tmp_path / "d")
     (tmp_path / "d" / MANIFEST_NAME).unlink()
