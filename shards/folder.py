@@ -118,18 +118,18 @@ def _sweep(directory: Path) -> None:
 
 
 def lock_holder(directory: Path) -> str | None:
-    """The job that is writing the folder now, as "pid 12, host name"; None where there is none."""
+    """A job that is writing the folder, alone or beside others, as "pid 12, host name"; None where there is none."""
+    path = Path(directory) / LOCK_NAME
     try:
-        descriptor = os.open(Path(directory) / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, (os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY) | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _read_holder(descriptor)
+        return None if _try_lock(descriptor, fcntl.LOCK_EX) else _read_holder(descriptor)
+    except OSError:  # NFS gives this lock only to who may write: then nobody can tell
+        return None
     finally:
         os.close(descriptor)
-    return None
 
 
 def _read_holder(descriptor: int) -> str:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.canonical import JSON, canonical_json
-from shards.claims import read_claims
 from shards.console import format_bytes, format_seconds, format_things
 from shards.folder import lock_holder
 from shards.manifest import MANIFEST_NAME, Recipe, RenderSettings, load_manifest
@@ -106,7 +105,7 @@ def info(directory: str | Path) -> Summary:
     directory = Path(directory)
     markers = scan_markers(directory)
     done = {index: marker for index, marker in markers.items() if is_complete(directory, marker)}
-    writer = lock_holder(directory) or _tasks(directory)
+    writer = lock_holder(directory)
     seconds = sum(marker.seconds for marker in done.values())
     if (directory / MANIFEST_NAME).exists() or not done:
         if writer is not None and not (directory / MANIFEST_NAME).exists():
@@ -145,12 +144,6 @@ def info(directory: str | Path) -> Summary:
         recipe=some.recipe,
         render=some.render,
     )
-
-
-def _tasks(directory: Path) -> str | None:
-    """The tasks that share the folder; the lock tells of jobs that have it alone."""
-    workers = {(claim.host, claim.pid) for claim in read_claims(directory) if not claim.is_void}
-    return f"{format_things(len(workers), 'worker')}; see synthgen status {directory}" if workers else None
 
 
 def _shard_size(markers: dict[int, Marker]) -> int:

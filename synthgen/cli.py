@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from shards.console import CommandGroup, Count, format_bytes, format_count, format_seconds
+from synthgen.commands.standing import status_command
 
 _SECTIONS = {
     "What": ("n", "out", "generator", "weights", "classes", "truncation", "seed"),
@@ -126,6 +127,9 @@ def _dry_run(config: Any) -> Iterable[tuple[str, str]]:
     yield "time", f"about {format_seconds(estimate.seconds)}"
     yield "disk left", format_bytes(estimate.free_bytes)
     check_disk(job, state)
+
+
+main.add_command(status_command)
 
 
 @main.command()

@@ -48,7 +48,7 @@ RENDER_OPTIONS = [
 
 
 def test_the_options_are_these() -> None:
-    assert sorted(main.commands) == ["generators", "render"]
+    assert sorted(main.commands) == ["generators", "render", "status"]
     assert [option for param in render.params for option in param.opts] == RENDER_OPTIONS
 
 
