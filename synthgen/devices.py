@@ -59,7 +59,7 @@ def choose_devices(text: str) -> tuple[torch.device, ...]:
     for word in (word.strip() for word in text.split(",")):
         match = _DEVICE_PATTERN.fullmatch(word)
         if match is None or (match[1] == "cpu" and match[2] == "0"):
-            raise ValueError(f"devices '{text}': give auto, cpu, cpu:2 (two processes), cuda, or cuda:0,cuda:1")
+            raise ValueError(f"devices '{text}': give auto, cpu, cuda, cuda:0,cuda:1, or cpu:2 (two processes)")
         if match[1] == "cpu":
             devices += [torch.device("cpu")] * int(match[2] or 1)
         elif int(match[2] or 0) >= num_gpus:

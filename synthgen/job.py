@@ -182,29 +182,37 @@ class FolderState:
         return sum(shard.count for shard in self.missing)
 
 
-def prepare_job(config: RenderConfig) -> RenderJob:
+def prepare_job(config: RenderConfig, *, elsewhere: Literal["cpu", "cuda"] | None = None) -> RenderJob:
     """Loads the generator and settles every choice; the folder is read, not written.
 
     What decides the bytes but not the recipe (batch, dtype, shard size) is taken from the folder where it is not given.
 
+    Args:
+        elsewhere: the kind of device of the machines that will render, where this one only hands out the work. Of
+            GPUs that are not here it is assumed that they multiply bfloat16.
+
     Raises:
         ValueError: anything about the request that cannot work, with the fix.
     """
+    import torch
+
     from synthgen.devices import choose_devices, choose_dtype
 
     stored, stored_shard_size = _stored_settings(config.out)
-    devices = choose_devices(config.devices)
-    device = devices[0]
+    devices = choose_devices(config.devices) if elsewhere is None else (torch.device("cpu"),)
     info = generator_info(config.generator)
+    on_gpu = (elsewhere or devices[0].type) == "cuda"
     batch_size = config.batch_size or (
-        stored.batch_size if stored else info.gpu_batch_size if device.type == "cuda" else info.cpu_batch_size
+        stored.batch_size if stored else info.gpu_batch_size if on_gpu else info.cpu_batch_size
     )
-    dtype = stored.dtype if stored and config.dtype == "auto" else choose_dtype(config.dtype, device)
+    dtype = stored.dtype if stored and config.dtype == "auto" else choose_dtype(config.dtype, devices[0])
+    if config.dtype == "auto" and stored is None and elsewhere == "cuda":
+        dtype = "bfloat16"
     generator = load_generator(
         config.generator,
         weights=config.weights,
         truncation=config.truncation,
-        device=device if len(devices) == 1 else "cpu",
+        device=devices[0] if len(devices) == 1 else "cpu",
         dtype=dtype,
     )
     return RenderJob(

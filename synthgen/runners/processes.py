@@ -32,6 +32,7 @@ from synthgen.runners.following import Follower
 
 MOST_ATTEMPTS = 3
 """Workers that may be lost in one shard, or before their first, until the job gives up."""
+_COMMAND = (sys.executable, "-m", "synthgen.runners.worker")
 _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 60.0
 
@@ -104,7 +105,7 @@ def _start(request: dict[str, Any], lock: int) -> subprocess.Popen[str]:
     package_folder = str(Path(synthgen.__file__).parents[1])
     search_path = os.pathsep.join(filter(None, (package_folder, os.environ.get("PYTHONPATH"))))
     process = subprocess.Popen(
-        [sys.executable, "-m", "synthgen.runners.worker"],
+        _COMMAND,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -178,15 +179,16 @@ def _as_error(answer: dict[str, Any], device: str) -> Exception:
 
 def _stop(places: Sequence[_Place], directory: Path) -> None:
     """Asks the processes that are still there to leave in good order, and kills those that do not."""
-    alive = [place.process for place in places if not place.done and place.process.poll() is None]
-    for process in alive:
-        process.terminate()
+    left = [place.process for place in places if not place.done]
+    for process in left:
+        process.terminate()  # nothing where it has ended
     hopeless = time.monotonic() + _PATIENCE_SECONDS
-    for process in alive:
+    for process in left:
         try:
             process.wait(max(0.0, hopeless - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        _close(process)
+        if process.stdout is not None and not process.stdout.closed:
+            _close(process)
         end_claims(directory, host_tag(), process.pid, None)
