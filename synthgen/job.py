@@ -353,7 +353,7 @@ def parse_slurm_options(text: str) -> dict[str, str | int]:
         ValueError: a part of it is not name=value.
     """
     options: dict[str, str | int] = {}
-    for part in text.split(","):
+    for part in text.split(",") if text else ():
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not (name and equals and value):
             raise ValueError(f"slurm '{part}': give options of sbatch as name=value, such as partition=gpu,time=60")
