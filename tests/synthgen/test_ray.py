@@ -29,6 +29,7 @@ def command(out: Path, weights: Path) -> list[str]:
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(900)  # starting a cluster takes long where other jobs run
 @needs_ray
 def test_a_killed_ray_worker_is_replaced_and_the_bytes_are_the_same(tiny_weights: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "d"

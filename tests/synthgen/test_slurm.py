@@ -28,6 +28,7 @@ from local_slurm import local_slurm, missing_programs
 lacking = [*missing_programs(), *(["submitit"] if importlib.util.find_spec("submitit") is None else [])]
 needs_slurm = [
     pytest.mark.slurm,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(bool(lacking), reason=f"not installed: {', '.join(lacking)}; see tools/local_slurm.py"),
     pytest.mark.skipif(os.geteuid() != 0, reason="the daemons of Slurm need root"),
 ]
