@@ -9,14 +9,19 @@ kills the process leaves at most a name that begins with "." and ends with ".tmp
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shards.processes import host_tag, is_surely_dead
+
+_TEMPORARY_PATTERN = re.compile(r"\..+\.([A-Za-z0-9-]+)\.(\d+)\.tmp")
+
 
 def temporary_path(path: Path) -> Path:
-    """The name beside `path` under which this process writes it."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """The name beside `path` under which this process, of this host, writes it."""
+    return path.with_name(f".{path.name}.{host_tag()}.{os.getpid()}.tmp")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -53,6 +58,18 @@ def remove_temporary_files(folder: Path) -> int:
     for path in stale:
         path.unlink(missing_ok=True)
     return len(stale)
+
+
+def remove_dead_temporary_files(folder: Path) -> int:
+    """As remove_temporary_files, but only what dead processes of this host left: others may be writing theirs."""
+    dead = [
+        path
+        for path in folder.glob(".*.tmp")
+        if (match := _TEMPORARY_PATTERN.fullmatch(path.name)) and is_surely_dead(match[1], int(match[2]))
+    ]
+    for path in dead:
+        path.unlink(missing_ok=True)
+    return len(dead)
 
 
 @contextmanager

@@ -44,6 +44,7 @@ _OS_ERROR_FIXES = {
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "check the path: a file stands where a folder is needed",
     errno.EISDIR: "check the path: a folder stands where a file is needed",
+    errno.ENOLCK: "choose a folder on a file system that has locks (NFS 4, Lustre mounted with flock, a local disk)",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 
@@ -245,8 +246,11 @@ class Progress:
 
     def note(self, text: str) -> None:
         """One line of its own that does not break the bar."""
-        if self._quiet:
-            return
+        if not self._quiet:
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """As note, but said even where progress is not: something went wrong, and the work goes on."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         else:

@@ -10,62 +10,126 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shards.atomic import remove_temporary_files, write_atomically
+from shards.atomic import naming, remove_temporary_files, write_atomically
 from shards.card import CARD_NAME, CHECKSUMS_NAME, TIMM_INFO_NAME, card_text, checksums_text, timm_info_text
+from shards.claims import is_done, remove_claims
 from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, load_manifest, manifest_bytes
-from shards.markers import Marker, is_complete, scan_markers
+from shards.markers import Marker, is_complete, marker_path, scan_markers
+from shards.turns import turn
+from shards.work import WorkPlan, begin_work, join_work, read_plan, remove_work
 
 LOCK_NAME = ".lock"
+_LOCK_SECONDS = 2.0
+_SHARED_LOCK_SECONDS = 30.0  # many tasks of one array begin at once, each alone for a moment
 
 
 @contextmanager
-def lock_dataset(directory: Path) -> Iterator[None]:
+def lock_dataset(directory: Path) -> Iterator[int]:
     """Makes the folder this job's own while the context lasts, creating it where needed.
 
-    The lock goes with the process, however it ends. Temporary files that killed jobs left are removed.
+    The lock goes with the process, however it ends, and with the child processes that inherit its descriptor, which
+    is given. Temporary files and claims that killed jobs left are removed.
 
     Raises:
         ValueError: another job is writing the folder, or it holds files that are no dataset.
     """
+    with _open_lock(directory) as descriptor:
+        _wait_for_lock(descriptor, fcntl.LOCK_EX, Path(directory), seconds=_LOCK_SECONDS)
+        _write_holder(descriptor)
+        _sweep(Path(directory))
+        yield descriptor
+
+
+@contextmanager
+def share_dataset(directory: Path, plan: WorkPlan) -> Iterator[int]:
+    """Lets this task write the folder beside other tasks of one plan while the context lasts; else as lock_dataset.
+
+    What killed tasks left is removed by whoever is alone in the folder, at the beginning or at the end; while others
+    are at work, nobody can know whose a file of another machine is.
+
+    Raises:
+        ValueError: a job that wants the folder for itself is writing it, tasks of another plan are, or it holds files
+            that are no dataset.
+    """
+    directory = Path(directory)
+    with _open_lock(directory) as descriptor:
+        if _try_lock(descriptor, fcntl.LOCK_EX):
+            _sweep(directory)
+            if read_plan(directory) != plan:
+                begin_work(directory, plan)
+        # Going from alone to shared is no single step: for a moment anybody may come in, alone or not.
+        _wait_for_lock(descriptor, fcntl.LOCK_SH, directory, seconds=_SHARED_LOCK_SECONDS)
+        _write_holder(descriptor)
+        join_work(directory, plan)
+        yield descriptor
+        if _try_lock(descriptor, fcntl.LOCK_EX):
+            _sweep(directory)
+
+
+@contextmanager
+def _open_lock(directory: Path) -> Iterator[int]:
     directory = Path(directory)
     check_folder(directory)
     directory.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another job ({_read_holder(descriptor)}) is writing {directory}: "
-                f"wait for it, stop it, or choose another folder"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"pid {os.getpid()}, host {socket.gethostname()}\n".encode(), 0)
-        remove_temporary_files(directory)
-        if (directory / DATA_FOLDER).is_dir():
-            remove_temporary_files(directory / DATA_FOLDER)
-        yield
+        with naming(directory / LOCK_NAME):
+            yield descriptor
     finally:
         os.close(descriptor)  # the file stays: removing it would let two jobs hold two locks of one name
 
 
-def lock_holder(directory: Path) -> str | None:
-    """The job that is writing the folder now, as "pid 12, host name"; None where there is none."""
+def _try_lock(descriptor: int, kind: int) -> bool:
     try:
-        descriptor = os.open(Path(directory) / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _wait_for_lock(descriptor: int, kind: int, directory: Path, *, seconds: float) -> None:
+    """Takes the lock within the time, in which whoever only looks at it, or has just been killed, lets go of it."""
+    hopeless = time.monotonic() + seconds
+    while not _try_lock(descriptor, kind):
+        if time.monotonic() > hopeless:
+            raise ValueError(
+                f"another job ({_read_holder(descriptor)}) is writing {directory}: "
+                f"wait for it, stop it, or choose another folder"
+            )
+        time.sleep(0.05)
+
+
+def _write_holder(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"pid {os.getpid()}, host {socket.gethostname()}\n".encode(), 0)
+
+
+def _sweep(directory: Path) -> None:
+    """Removes what killed jobs left; only for who holds the lock alone."""
+    remove_temporary_files(directory)
+    if (directory / DATA_FOLDER).is_dir():
+        remove_temporary_files(directory / DATA_FOLDER)
+    remove_claims(directory)
+
+
+def lock_holder(directory: Path) -> str | None:
+    """A job that is writing the folder, alone or beside others, as "pid 12, host name"; None where there is none."""
+    path = Path(directory) / LOCK_NAME
+    try:
+        descriptor = os.open(path, (os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY) | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _read_holder(descriptor)
+        return None if _try_lock(descriptor, fcntl.LOCK_EX) else _read_holder(descriptor)
+    except OSError:  # NFS gives this lock only to who may write: then nobody can tell
+        return None
     finally:
         os.close(descriptor)
-    return None
 
 
 def _read_holder(descriptor: int) -> str:
@@ -88,13 +152,36 @@ def check_folder(directory: Path) -> None:
 def finish_dataset(directory: Path, *, num_groups: int, shard_size: int) -> Manifest:
     """Writes the card, the checksums, timm's table and, last, the manifest, from the shards' markers.
 
-    Growing a dataset is calling it again with a larger num_groups.
+    Growing a dataset is calling it again with a larger num_groups. Tasks may do it at once: they take turns, and the
+    later ones find nothing left to write. The work folder is removed.
 
     Raises:
         ValueError: a shard is missing, the folder holds more groups than num_groups, or shards that do not belong
             together.
     """
     directory = Path(directory)
+    with turn(directory):
+        manifest = _finished_manifest(directory, num_groups, shard_size)
+        _write_files(directory, manifest)
+        remove_work(directory)
+    return manifest
+
+
+def finish_if_whole(directory: Path, *, num_groups: int, shard_size: int) -> Manifest | None:
+    """As finish_dataset where every shard is done; None, cheaply, where one is missing."""
+    directory = Path(directory)
+    names = set(os.listdir(directory / DATA_FOLDER)) if (directory / DATA_FOLDER).is_dir() else set()
+    counts = {
+        index: min(shard_size, num_groups - first) for index, first in enumerate(range(0, num_groups, shard_size))
+    }
+    if any(marker_path(directory, index).name not in names for index in counts):
+        return None
+    if not all(is_done(directory, index, count) for index, count in counts.items()):
+        return None
+    return finish_dataset(directory, num_groups=num_groups, shard_size=shard_size)
+
+
+def _finished_manifest(directory: Path, num_groups: int, shard_size: int) -> Manifest:
     markers = {index: marker for index, marker in scan_markers(directory).items() if is_complete(directory, marker)}
     num_shards = -(-num_groups // shard_size)
     held = max((marker.first + marker.count for marker in markers.values()), default=0)
@@ -112,9 +199,7 @@ def finish_dataset(directory: Path, *, num_groups: int, shard_size: int) -> Mani
         raise ValueError(
             f"{directory}: {len(missing)} of {num_shards} shards are not done ({shown}): run the same render again"
         )
-    manifest = _manifest_of(directory, [markers[index] for index in range(num_shards)], num_groups, shard_size)
-    _write_files(directory, manifest)
-    return manifest
+    return _manifest_of(directory, [markers[index] for index in range(num_shards)], num_groups, shard_size)
 
 
 def restore_files(directory: Path) -> list[str]:

@@ -29,12 +29,14 @@ from shards.markers import (
     Marker,
     completed_shards,
     index_path,
+    is_complete,
     marker_path,
     read_marker,
     scan_markers,
     tar_path,
 )
 from shards.tar import end_of_archive, make_index, member_header, padding
+from shards.turns import turn
 
 __all__ = [
     "Marker",
@@ -133,7 +135,8 @@ class ShardWriter:
     def publish(self, *, environment: Mapping[str, JSON], seconds: float, stages: Mapping[str, float]) -> ShardRecord:
         """Makes the shard appear: tar, member offsets, and last the marker, each flushed and renamed.
 
-        A shard of the same name, with fewer groups, is replaced; what it held keeps its place in the new tar.
+        A shard of the same name, with fewer groups, is replaced; what it held keeps its place in the new tar. Where
+        another task has published the same shard meanwhile, that one stays, and its record is given.
         """
         assert len(self._labels) == self._count, (
             f"shard {self._index} holds {len(self._labels)} of {self._count} groups"
@@ -160,12 +163,19 @@ class ShardWriter:
         offsets = io.BytesIO()
         np.save(offsets, make_index(np.array(self._labels, np.int64), np.array(self._sizes, np.int64)))
 
+        with turn(self._directory):
+            return self._appear(marker, offsets.getvalue())
+
+    def _appear(self, marker: Marker, offsets: bytes) -> ShardRecord:
+        found = read_marker(self._directory, self._index)
+        if found is not None and _is_same_shard(found, marker) and is_complete(self._directory, found):
+            return found.record
         path = marker_path(self._directory, self._index)
         if path.exists():
             path.unlink()
             flush_folder(path.parent)  # an old marker must never stand beside the new tar
         os.replace(self._temporary, self._path)
-        write_atomically(index_path(self._directory, self._index), offsets.getvalue())
+        write_atomically(index_path(self._directory, self._index), offsets)
         write_atomically(path, (canonical_json(marker.to_json()) + "\n").encode())
         return marker.record
 
@@ -180,3 +190,10 @@ class ShardWriter:
         if self._view_kinds is None:
             self._view_kinds = kinds
         assert kinds == self._view_kinds, f"group {index}: its views' keys or types differ from group {self._first}'s"
+
+
+def _is_same_shard(one: Marker, other: Marker) -> bool:
+    """Whether two markers are of the same groups of the same dataset, whoever rendered them."""
+    return all(getattr(one, name) == getattr(other, name) for name in ("render", "index", "first", "count")) and (
+        one.recipe.id == other.recipe.id
+    )

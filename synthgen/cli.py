@@ -10,12 +10,14 @@ from typing import Any
 import click
 
 from shards.console import CommandGroup, Count, format_bytes, format_count, format_seconds
+from synthgen.commands.standing import status_command
 
 _SECTIONS = {
     "What": ("n", "out", "generator", "weights", "classes", "truncation", "seed"),
     "Views": ("views", "std", "num_views"),
     "Images": ("size", "format", "quality", "store_latents", "shard_size"),
-    "How": ("device", "dtype", "batch_size", "dry_run", "quiet"),
+    "How": ("devices", "dtype", "batch_size", "dry_run", "quiet"),
+    "Where": ("task_index", "task_count", "runner", "tasks", "slurm"),
 }
 
 _RENDER_EPILOG = """\b
@@ -25,6 +27,7 @@ Examples:
   synthgen render --n 100k --out datasets/demo          grows it: the first 4k stay as they are
   synthgen render --n 1.3M --out datasets/big --dry-run
   synthgen render --n 2k --out datasets/cats --classes 3 --truncation 0.7 --std 0.5 --num-views 3
+  synthgen render --n 1.3M --out datasets/big --runner slurm --tasks 64 --slurm partition=gpu,gpus_per_node=1
   synthgen render --n 10k --out datasets/imagenet --generator biggan-deep-128 --weights ~/biggan-deep-128
 
 Look at the result with: shards preview datasets/demo --out sheet.png"""
@@ -70,9 +73,17 @@ def main() -> None:
 @click.option("--quality", type=int, help="jpg: 1 to 100.  [default: 95]")
 @click.option("--store-latents", is_flag=True, help="Keep each group's latents beside its images.")
 @click.option("--shard-size", type=Count(), help="Groups per tar.  [default: 1000]")
-@click.option("--device", help="auto, cpu, cuda, cuda:1.  [default: auto]")
+@click.option(
+    "--devices",
+    help="auto (all GPUs, or the CPU), cuda:0,cuda:1, cpu, or cpu:2 (two processes).  [default: auto]",
+)
 @click.option("--dtype", help="auto, float32, bfloat16.  [default: auto]")
 @click.option("--batch-size", type=int, help="Images per forward pass; fixed for a dataset.  [default: by device]")
+@click.option("--task-index", type=int, help="Render one task's shards only, from 0 on.  [default: a Slurm array's]")
+@click.option("--task-count", type=int, help="Into how many tasks the job is cut.  [default: a Slurm array's]")
+@click.option("--runner", help="local, slurm, or ray: who runs the tasks.  [default: local]")
+@click.option("--tasks", type=int, help="slurm, ray: into how many tasks to cut the job.  [default: by the cluster]")
+@click.option("--slurm", help="slurm: options of sbatch, such as partition=gpu,gpus_per_node=1,time=60.")
 @click.option("--dry-run", is_flag=True, help="Say what it would take, and write nothing.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def render(dry_run: bool, quiet: bool, **options: Any) -> None:
@@ -116,6 +127,9 @@ def _dry_run(config: Any) -> Iterable[tuple[str, str]]:
     yield "time", f"about {format_seconds(estimate.seconds)}"
     yield "disk left", format_bytes(estimate.free_bytes)
     check_disk(job, state)
+
+
+main.add_command(status_command)
 
 
 @main.command()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -16,27 +17,90 @@ from pathlib import Path
 import torch
 
 DTYPES = ("auto", "float32", "bfloat16")
+_DEVICE_PATTERN = re.compile(r"(cpu|cuda)(?::(\d{1,4}))?")
+_MOST_PROCESSES = 256
 _MOST_FORWARD_THREADS = 16  # above, Python's own work between two operations is what they would wait for
 
 
 def choose_device(text: str) -> torch.device:
-    """The device that `text` names; auto is the first GPU, or the CPU where there is none.
+    """The one device that `text` names; auto is the first GPU, or the CPU where there is none.
 
     Raises:
         ValueError: no such device here.
     """
     if text == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(text)
-    except RuntimeError:
-        raise ValueError(f"device '{text}': give auto, cpu, cuda or cuda:1") from None
-    if device.type not in ("cpu", "cuda"):
+    match = _DEVICE_PATTERN.fullmatch(text)
+    if match is None or (match[1] == "cpu" and match[2]):
         raise ValueError(f"device '{text}': give auto, cpu, cuda or cuda:1")
-    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= num_gpus:
-        raise ValueError(f"device '{text}': this machine has {num_gpus} usable GPUs; give --device auto or cpu")
-    return torch.device("cuda", device.index or 0) if device.type == "cuda" else torch.device("cpu")
+    if match[1] == "cpu":
+        return torch.device("cpu")
+    num_gpus, index = count_gpus(), int(match[2] or 0)
+    if index >= num_gpus:
+        raise ValueError(f"device '{text}': this machine has {num_gpus} usable GPUs; give auto or cpu")
+    return torch.device("cuda", index)
+
+
+def choose_devices(text: str) -> tuple[torch.device, ...]:
+    """The devices that `text` names, one for every process: auto, cuda (all GPUs), cuda:0,cuda:1, cpu, or cpu:2.
+
+    auto is all GPUs, or one process on the CPU where there is none; cpu:2 is two processes that share the CPU's cores.
+    All devices are of one model, because others give other last bits.
+
+    Raises:
+        ValueError: no such devices here, one twice, or devices of several kinds.
+    """
+    num_gpus = count_gpus()
+    if text == "auto":
+        text = "cuda" if num_gpus else "cpu"
+    if text == "cuda":
+        text = ",".join(f"cuda:{index}" for index in range(num_gpus)) or "cuda:0"
+    devices: list[torch.device] = []
+    for word in (word.strip() for word in text.split(",")):
+        match = _DEVICE_PATTERN.fullmatch(word)
+        if match is None or (match[1] == "cpu" and match[2] == "0"):
+            raise ValueError(f"devices '{text}': give auto, cpu, cuda, cuda:0,cuda:1, or cpu:2 (two processes)")
+        if match[1] == "cpu":
+            devices += [torch.device("cpu")] * int(match[2] or 1)
+        elif int(match[2] or 0) >= num_gpus:
+            raise ValueError(f"devices '{word}': this machine has {num_gpus} usable GPUs; give --devices auto or cpu")
+        else:
+            devices.append(torch.device("cuda", int(match[2] or 0)))
+    gpus = [device for device in devices if device.type == "cuda"]
+    for device in gpus:
+        if gpus.count(device) > 1:
+            raise ValueError(f"devices '{text}': {device} is given twice; give every GPU once")
+    models = {device: torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU" for device in devices}
+    if len(set(models.values())) > 1:
+        same = [str(device) for device in dict.fromkeys(devices) if models[device] == models[devices[0]]]
+        shown = ", ".join(f"{device} is {model}" for device, model in models.items())
+        raise ValueError(
+            f"devices '{text}': {shown}, and other models give other last bits; give one model, such as "
+            f"--devices {','.join(same)}"
+        )
+    if len(devices) > _MOST_PROCESSES:
+        raise ValueError(f"devices '{text}': give at most {_MOST_PROCESSES} processes")
+    return tuple(devices)
+
+
+def describe_devices(devices: Sequence[torch.device]) -> str:
+    """The devices as one would give them: cpu:2, or cuda:0,cuda:1."""
+    if len(devices) > 1 and devices[0].type == "cpu":
+        return f"cpu:{len(devices)}"
+    return ",".join(map(str, devices))
+
+
+def count_gpus() -> int:
+    """GPUs that torch can use here."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def share_cores(index: int, count: int) -> set[int]:
+    """The CPU cores of process `index` of `count`: all usable ones dealt evenly, or one each where they are too few."""
+    cores = sorted(os.sched_getaffinity(0))
+    if count >= len(cores):
+        return {cores[index % len(cores)]}
+    return set(cores[index * len(cores) // count : (index + 1) * len(cores) // count])
 
 
 def choose_dtype(text: str, device: torch.device) -> str:

@@ -44,13 +44,15 @@ class Estimate:
 
 def estimate_render(job: RenderJob, state: FolderState) -> Estimate:
     """Renders one missing block in every forward thread, once warm, and counts up. Writes nothing."""
+    from synthgen.devices import describe_devices
+
     group_bytes, group_seconds = estimate_group_bytes(job.recipe), 0.0
     if state.missing:
         group_bytes, group_seconds = _measure_block(job, state.missing[0])
     return Estimate(
         recipe_id=job.recipe.id,
         generator=job.generator.name,
-        device=str(job.device),
+        device=describe_devices(job.devices),
         dtype=job.render.dtype,
         batch_size=job.render.batch_size,
         num_groups=state.num_groups,
@@ -58,7 +60,7 @@ def estimate_render(job: RenderJob, state: FolderState) -> Estimate:
         missing_shards=len(state.missing),
         missing_groups=state.missing_groups,
         missing_bytes=round(state.missing_groups * group_bytes),
-        seconds=state.missing_groups * group_seconds,
+        seconds=state.missing_groups * group_seconds / (len(job.devices) if job.device.type == "cuda" else 1),
         free_bytes=free_bytes(job.directory),
     )
 

@@ -5,6 +5,7 @@ manifest = render_dataset(RenderConfig(n=4000, out=Path("datasets/demo")))
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from shards.canonical import first_difference
 from shards.codec import default_subsampling
 from shards.console import format_bytes, parse_count
+from shards.folder import share_dataset
 from shards.manifest import (
     LARGEST_NUM_GROUPS,
     MANIFEST_NAME,
@@ -22,6 +24,7 @@ from shards.manifest import (
     RenderSettings,
     load_manifest,
 )
+from shards.work import WorkPlan, begin_work
 from shards.writer import completed_shards, lock_dataset, scan_markers
 from synthgen.adapters import DEFAULT_GENERATOR, check_truncation, generator_info, load_generator
 from synthgen.plan import ShardPlan, parse_classes, plan_shards
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from synthgen.estimate import Estimate
 
 DEFAULT_SHARD_SIZE = 1000
+RUNNERS = ("local", "slurm", "ray")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +74,22 @@ class RenderConfig:
     """Groups per shard; None for the folder's, or 1000."""
     batch_size: int | None = None
     """Images per forward pass; None for the folder's, or what suits generator and device."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:1."""
+    devices: str = "auto"
+    """auto (all GPUs, or the CPU), cpu, cpu:2 (two processes), cuda (all GPUs) or cuda:0,cuda:1."""
     dtype: str = "auto"
     """auto, float32 or bfloat16; auto is the folder's, or what the device multiplies fast."""
     store_latents: bool = False
     """Whether every group carries its latents as a member of its own."""
+    task_index: int | None = None
+    """Which of task_count tasks this is, from 0 on; None outside a Slurm array for the whole job."""
+    task_count: int | None = None
+    """Into how many tasks the job is cut; shard s belongs to task s % task_count."""
+    runner: str = "local"
+    """Who runs the tasks: local (this process), slurm or ray."""
+    tasks: int | None = None
+    """slurm and ray: into how many tasks to cut the job; None for the runner's choice."""
+    slurm: str = ""
+    """slurm: options of sbatch, such as partition=gpu,gpus_per_node=1,time=60."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))
@@ -95,6 +109,25 @@ class RenderConfig:
             if self.format != "jpg":
                 raise ValueError("quality belongs to jpg: leave --quality away, or give --format jpg")
             _check_whole("quality", self.quality, 1, 100)
+        self._check_runner()
+
+    def _check_runner(self) -> None:
+        if self.task_count is not None:
+            _check_whole("task_count", self.task_count, 1, LARGEST_NUM_GROUPS)
+        if self.task_index is not None:
+            _check_whole("task_index", self.task_index, 0, (self.task_count or LARGEST_NUM_GROUPS) - 1)
+        if self.runner not in RUNNERS:
+            raise ValueError(f"no runner '{self.runner}': choose one of {', '.join(RUNNERS)}")
+        if self.tasks is not None:
+            _check_whole("tasks", self.tasks, 1, 100_000)
+        if self.runner == "local" and self.tasks is not None:
+            raise ValueError("tasks belongs to the runners slurm and ray: leave --tasks away, or give --runner slurm")
+        if self.runner != "local" and (self.task_index is not None or self.task_count is not None):
+            raise ValueError(f"the runner {self.runner} cuts the job itself: give --tasks, not --task-index")
+        if self.slurm and self.runner != "slurm":
+            raise ValueError("slurm belongs to the runner slurm: leave --slurm away, or give --runner slurm")
+        if self.slurm:
+            parse_slurm_options(self.slurm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +140,20 @@ class RenderJob:
     render: RenderSettings
     shard_size: int
     generator: Generator
-    device: torch.device
+    """On `device`; with several devices, on the CPU: their processes load their own."""
+    devices: tuple[torch.device, ...]
+    """One for every process."""
+
+    @property
+    def device(self) -> torch.device:
+        """The first of the devices, and of the same model as the others."""
+        return self.devices[0]
+
+    def plan(self, state: FolderState) -> WorkPlan:
+        """What all who render this job agree on."""
+        return WorkPlan(
+            recipe_id=self.recipe.id, render=self.render, num_groups=state.num_groups, shard_size=self.shard_size
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +162,8 @@ class FolderState:
 
     num_groups: int
     """Groups that the folder will hold: those asked for, or more where a larger dataset stands there."""
-    num_shards: int
+    shards: tuple[ShardPlan, ...]
+    """All shards that the folder will hold, in order."""
     missing: tuple[ShardPlan, ...]
     """Shards to render, in order; one that only has to become longer comes last."""
     manifest: Manifest | None
@@ -125,30 +172,48 @@ class FolderState:
     """The first difference between this machine and the one that made the shards there; their last bits may differ."""
 
     @property
+    def num_shards(self) -> int:
+        """Shards that the folder will hold."""
+        return len(self.shards)
+
+    @property
     def missing_groups(self) -> int:
         """Groups still to be rendered."""
         return sum(shard.count for shard in self.missing)
 
 
-def prepare_job(config: RenderConfig) -> RenderJob:
+def prepare_job(config: RenderConfig, *, elsewhere: Literal["cpu", "cuda"] | None = None) -> RenderJob:
     """Loads the generator and settles every choice; the folder is read, not written.
 
     What decides the bytes but not the recipe (batch, dtype, shard size) is taken from the folder where it is not given.
 
+    Args:
+        elsewhere: the kind of device of the machines that will render, where this one only hands out the work. Of
+            GPUs that are not here it is assumed that they multiply bfloat16.
+
     Raises:
         ValueError: anything about the request that cannot work, with the fix.
     """
-    from synthgen.devices import choose_device, choose_dtype
+    import torch
+
+    from synthgen.devices import choose_devices, choose_dtype
 
     stored, stored_shard_size = _stored_settings(config.out)
-    device = choose_device(config.device)
+    devices = choose_devices(config.devices) if elsewhere is None else (torch.device("cpu"),)
     info = generator_info(config.generator)
+    on_gpu = (elsewhere or devices[0].type) == "cuda"
     batch_size = config.batch_size or (
-        stored.batch_size if stored else info.gpu_batch_size if device.type == "cuda" else info.cpu_batch_size
+        stored.batch_size if stored else info.gpu_batch_size if on_gpu else info.cpu_batch_size
     )
-    dtype = stored.dtype if stored and config.dtype == "auto" else choose_dtype(config.dtype, device)
+    dtype = stored.dtype if stored and config.dtype == "auto" else choose_dtype(config.dtype, devices[0])
+    if config.dtype == "auto" and stored is None and elsewhere == "cuda":
+        dtype = "bfloat16"
     generator = load_generator(
-        config.generator, weights=config.weights, truncation=config.truncation, device=device, dtype=dtype
+        config.generator,
+        weights=config.weights,
+        truncation=config.truncation,
+        device=devices[0] if len(devices) == 1 else "cpu",
+        dtype=dtype,
     )
     return RenderJob(
         directory=config.out,
@@ -157,7 +222,7 @@ def prepare_job(config: RenderConfig) -> RenderJob:
         render=RenderSettings(batch_size=batch_size, dtype=dtype),
         shard_size=config.shard_size or stored_shard_size or DEFAULT_SHARD_SIZE,
         generator=generator,
-        device=device,
+        devices=devices,
     )
 
 
@@ -214,7 +279,7 @@ def survey_folder(job: RenderJob) -> FolderState:
     differences = (first_difference(marker.environment, here) for marker in done.values())
     return FolderState(
         num_groups=num_groups,
-        num_shards=len(shards),
+        shards=tuple(shards),
         missing=tuple(missing),
         manifest=manifest if finished else None,
         other_environment=next((text for text in differences if text is not None), None),
@@ -250,26 +315,50 @@ def check_disk(job: RenderJob, state: FolderState) -> None:
         )
 
 
-def render_dataset(config: RenderConfig, *, quiet: bool = False) -> Manifest:
+def render_dataset(config: RenderConfig, *, quiet: bool = False) -> Manifest | None:
     """Renders what is missing of a dataset and finishes it; progress goes to stderr.
+
+    Of a task, only its own shards; the manifest is None where shards of other tasks are missing still.
 
     Raises:
         ValueError: the request cannot work as it stands; nothing was rendered.
         OSError: the disk is full or not writable; running the same again resumes.
     """
-    from synthgen.runners.local import run_local
+    if config.runner == "slurm":
+        from synthgen.runners.slurm import run_slurm
 
+        return run_slurm(config, quiet=quiet)
+    if config.runner == "ray":
+        from synthgen.runners.ray_cluster import run_ray
+
+        return run_ray(config, quiet=quiet)
+    from synthgen.runners.local import run_local
+    from synthgen.runners.tasks import task_share
+
+    share = task_share(config.task_index, config.task_count, os.environ)
     job = prepare_job(config)
-    with lock_dataset(job.directory):
+    plan = job.plan(survey_folder(job)) if share else None
+    with share_dataset(job.directory, plan) if plan else lock_dataset(job.directory) as lock:
         state = survey_folder(job)
         check_disk(job, state)
-        return run_local(job, state, quiet=quiet)
+        if share is None and state.manifest is None:
+            begin_work(job.directory, job.plan(state))
+        return run_local(job, config, state, lock=lock, share=share, quiet=quiet)
 
 
-@overload
-def render(
-    *, n: int | str, out: str | Path, dry_run: Literal[False] = False, quiet: bool = False, **options: Any
-) -> Manifest: ...
+def parse_slurm_options(text: str) -> dict[str, str | int]:
+    """The options of sbatch in name=value,name=value; whole numbers become numbers.
+
+    Raises:
+        ValueError: a part of it is not name=value.
+    """
+    options: dict[str, str | int] = {}
+    for part in text.split(",") if text else ():
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (name and equals and value):
+            raise ValueError(f"slurm '{part}': give options of sbatch as name=value, such as partition=gpu,time=60")
+        options[name.replace("-", "_")] = int(value) if value.isdecimal() else value
+    return options
 
 
 @overload
@@ -278,12 +367,32 @@ def render(
 ) -> Estimate: ...
 
 
+@overload
+def render(
+    *,
+    n: int | str,
+    out: str | Path,
+    task_index: int,
+    task_count: int,
+    dry_run: Literal[False] = False,
+    quiet: bool = False,
+    **options: Any,
+) -> Manifest | None: ...
+
+
+@overload
+def render(
+    *, n: int | str, out: str | Path, dry_run: Literal[False] = False, quiet: bool = False, **options: Any
+) -> Manifest: ...
+
+
 def render(
     *, n: int | str, out: str | Path, dry_run: bool = False, quiet: bool = False, **options: Any
-) -> Manifest | Estimate:
+) -> Manifest | Estimate | None:
     """`synthgen render` from Python: the options are RenderConfig's fields; n may be text such as "4k".
 
-    With dry_run nothing is written, and what it would take is given.
+    With dry_run nothing is written, and what it would take is given. One task of several (task_index, or an array of
+    Slurm around it) gives None while shards of the others are missing.
 
     Raises:
         ValueError: the request cannot work as it stands; nothing was rendered.

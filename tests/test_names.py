@@ -17,7 +17,7 @@ import shards
 import synthgen
 from synthgen.job import RenderConfig
 
-SPOKEN = {"as_json"}
+SPOKEN = {"as_json", "watch"}
 """Options of how a command speaks: a function returns what it has to say."""
 PASSED_ON = {"synthgen.render": set(RenderConfig.__dataclass_fields__)}
 """Keywords of functions that take `**options`."""

@@ -1,64 +1,120 @@
-"""The missing shards of a dataset, one after the other, on one device of this machine."""
+"""The missing shards of a dataset, or one task's share of them, on the devices of this machine."""
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from shards.console import Progress, format_bytes, format_count, format_seconds, format_things
-from shards.folder import restore_files
+from shards.folder import finish_if_whole, restore_files
 from shards.manifest import Manifest, load_manifest
+from shards.work import remove_work
 from shards.writer import finish_dataset
-from synthgen.job import FolderState, RenderJob
-from synthgen.pipeline import ShardRenderer, slowest_stage
+from synthgen.devices import describe_devices
+from synthgen.job import FolderState, RenderConfig, RenderJob
+from synthgen.pipeline import slowest_stage
+from synthgen.runners.claimed import Worker
+from synthgen.runners.processes import run_processes
+from synthgen.runners.tasks import TaskShare
 from synthgen.views import policy_from_recipe
 
 
-def run_local(job: RenderJob, state: FolderState, *, quiet: bool = False) -> Manifest:
+def run_local(
+    job: RenderJob,
+    config: RenderConfig,
+    state: FolderState,
+    *,
+    lock: int,
+    share: TaskShare | None = None,
+    quiet: bool = False,
+) -> Manifest | None:
     """Renders the missing shards into the folder, which the caller has locked, and finishes the dataset.
 
+    With a share, only that task's shards are rendered, and the manifest is None while shards of others are missing.
+
+    Args:
+        lock: descriptor of the lock, for the processes to hold, too.
+
     Raises:
-        ValueError: the device ran out of memory.
+        ValueError: the device ran out of memory, or its process was lost again and again.
         OSError: the disk is full or not writable; published shards stay, and running again resumes.
     """
     lines = _opening_lines(job, state)
     if state.manifest is not None:
-        restored = restore_files(job.directory)
+        restored = [] if share else restore_files(job.directory)
         if restored:
             lines.append(f"{job.directory}: wrote again what was lost or altered: {', '.join(restored)}")
         if not quiet:
             print("\n".join(lines), file=sys.stderr, flush=True)
+        remove_work(job.directory)
         return load_manifest(job.directory)
-    done = state.num_groups - state.missing_groups
-    with Progress(total=state.num_groups, unit="groups", label="rendering", initial=done, quiet=quiet) as progress:
+    missing = state.missing if share is None else share.of(state.missing)
+    total = state.num_groups
+    if share is not None:
+        total = sum(shard.count for shard in share.of(state.shards))
+        lines.append(f"task {share.label} ({share.origin}): {format_things(len(missing), 'shard')} to render")
+    num_groups = sum(shard.count for shard in missing)
+    label = "rendering" if share is None else f"task {share.label}"
+    with (
+        _termination_as_exit(),
+        Progress(total=total, unit="groups", label=label, initial=total - num_groups, quiet=quiet) as progress,
+    ):
         for line in lines:
             progress.note(line)
-        renderer = ShardRenderer(
-            directory=job.directory,
-            recipe=job.recipe,
-            render=job.render,
-            generator=job.generator,
-            device=job.device,
-        )
         began = time.monotonic()
-
-        def on_groups(count: int) -> None:
-            shares = renderer.busy_shares(time.monotonic() - began)
-            progress.advance(count, slowest=slowest_stage(shares))
-
-        renderer.run(state.missing, on_groups=on_groups)
-        seconds = time.monotonic() - began
-        if state.missing:
-            shares = ", ".join(f"{stage} {share:.0%}" for stage, share in renderer.busy_shares(seconds).items())
-            rate = state.missing_groups * (1 + job.recipe.num_views) / seconds
-            progress.note(f"{rate:.0f} images/s over {format_seconds(seconds)}; busy: {shares}")
-        manifest = finish_dataset(job.directory, num_groups=state.num_groups, shard_size=job.shard_size)
-        progress.note(
-            f"{job.directory}: {format_things(manifest.num_groups, 'group')} "
-            f"in {format_things(len(manifest.shards), 'shard')}, "
-            f"{format_bytes(manifest.total_bytes)}, recipe {manifest.recipe.id[:12]}"
-        )
+        if missing:
+            task = share.label if share else ""
+            if len(job.devices) > 1:
+                stages = run_processes(job, config, missing, lock=lock, task=task, progress=progress)
+            else:
+                worker = Worker(job, task=task)
+                worker.run(
+                    missing,
+                    on_groups=lambda count: progress.advance(count, slowest=slowest_stage(worker.stage_shares())),
+                )
+                stages = worker.stage_shares()
+            seconds = time.monotonic() - began
+            shares = ", ".join(f"{stage} {busy:.0%}" for stage, busy in stages.items())
+            rate = num_groups * (1 + job.recipe.num_views) / seconds
+            progress.note(f"{rate:.0f} images/s over {format_seconds(seconds)}; busy: {shares or 'not measured'}")
+        finish = finish_dataset if share is None else finish_if_whole
+        manifest = finish(job.directory, num_groups=state.num_groups, shard_size=job.shard_size)
+        if manifest is None:
+            progress.note(f"task {share.label if share else ''} is done; other tasks' shards are missing")
+        else:
+            progress.note(describe_finished(job, manifest))
         return manifest
+
+
+def describe_finished(job: RenderJob, manifest: Manifest) -> str:
+    """The last line of a render."""
+    return (
+        f"{job.directory}: {format_things(manifest.num_groups, 'group')} "
+        f"in {format_things(len(manifest.shards), 'shard')}, "
+        f"{format_bytes(manifest.total_bytes)}, recipe {manifest.recipe.id[:12]}"
+    )
+
+
+@contextmanager
+def _termination_as_exit() -> Iterator[None]:
+    """Inside, SIGTERM, which batch systems send before they kill, leaves in good order; another handler stays."""
+    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if mine:
+        signal.signal(signal.SIGTERM, _exit)
+    try:
+        yield
+    finally:
+        if mine:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def _opening_lines(job: RenderJob, state: FolderState) -> list[str]:
@@ -66,8 +122,8 @@ def _opening_lines(job: RenderJob, state: FolderState) -> list[str]:
     truncation = float(recipe.source["truncation"])
     view = policy_from_recipe(recipe.views[0]).describe(truncation=truncation)
     lines = [
-        f"recipe {recipe.id[:12]}: {job.generator.name} on {job.device} in {job.render.dtype}, batch "
-        f"{job.render.batch_size}, truncation {truncation:g}; {recipe.num_views} x {view}"
+        f"recipe {recipe.id[:12]}: {job.generator.name} on {describe_devices(job.devices)} in {job.render.dtype}, "
+        f"batch {job.render.batch_size}, truncation {truncation:g}; {recipe.num_views} x {view}"
     ]
     if state.num_groups > job.num_groups:
         lines.append(

@@ -68,7 +68,7 @@ def test_two_datasets_of_one_recipe_are_byte_identical(tmp_path: Path, build: Bu
 def test_the_files_are_those_of_the_contract(dataset: Path) -> None:
     names = sorted(path.relative_to(dataset).as_posix() for path in dataset.rglob("*") if path.is_file())
     shard_files = [f"data/train-00000{i}.{end}" for i in range(3) for end in ("done.json", "index.npy", "tar")]
-    assert names == [".lock", "README.md", "SHA256SUMS", "_info.json", *shard_files, "manifest.json"]
+    assert names == [".lock", ".turn", "README.md", "SHA256SUMS", "_info.json", *shard_files, "manifest.json"]
     marker = json.loads((dataset / "data/train-000002.done.json").read_text())
     assert (marker["index"], marker["first"], marker["count"], marker["stages"]) == (2, 8, 2, {"encode": 0.5})
     assert marker["bytes"] == (dataset / "data/train-000002.tar").stat().st_size

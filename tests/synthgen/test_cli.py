@@ -34,16 +34,21 @@ RENDER_OPTIONS = [
     "--quality",
     "--store-latents",
     "--shard-size",
-    "--device",
+    "--devices",
     "--dtype",
     "--batch-size",
+    "--task-index",
+    "--task-count",
+    "--runner",
+    "--tasks",
+    "--slurm",
     "--dry-run",
     "--quiet",
 ]
 
 
 def test_the_options_are_these() -> None:
-    assert sorted(main.commands) == ["generators", "render"]
+    assert sorted(main.commands) == ["generators", "render", "status"]
     assert [option for param in render.params for option in param.opts] == RENDER_OPTIONS
 
 
@@ -98,7 +103,7 @@ def test_help_needs_no_torch() -> None:
 
 def test_dry_run_counts_and_writes_nothing(tiny_weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "d"
-    options = [f"--out={out}", f"--weights={tiny_weights}", "--device=cpu", "--shard-size=100", "--batch-size=20"]
+    options = [f"--out={out}", f"--weights={tiny_weights}", "--devices=cpu", "--shard-size=100", "--batch-size=20"]
     result = CliRunner().invoke(main, ["render", "--n=250", *options, "--dry-run"])
     assert result.exit_code == 0, result.output
     assert not out.exists()

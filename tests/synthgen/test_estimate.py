@@ -34,7 +34,7 @@ class Watched:
 def job(tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RenderJob:
     monkeypatch.setattr("synthgen.devices.count_forward_threads", lambda device: NUM_THREADS)
     return prepare_job(
-        RenderConfig(n=40, out=tmp_path / "d", weights=tiny_weights, device="cpu", dtype="float32", batch_size=4)
+        RenderConfig(n=40, out=tmp_path / "d", weights=tiny_weights, devices="cpu", dtype="float32", batch_size=4)
     )
 
 
@@ -57,7 +57,7 @@ def test_all_forward_threads_are_measured_at_once(job: RenderJob) -> None:
 def test_a_dry_run_from_python_says_what_is_missing_and_writes_nothing(tiny_weights: Path, tmp_path: Path) -> None:
     import synthgen
 
-    settings = {"weights": tiny_weights, "device": "cpu", "dtype": "float32", "batch_size": 10, "shard_size": 20}
+    settings = {"weights": tiny_weights, "devices": "cpu", "dtype": "float32", "batch_size": 10, "shard_size": 20}
     estimate = synthgen.render(n="60", out=tmp_path / "d", **settings, dry_run=True)
     assert (estimate.num_groups, estimate.missing_groups, estimate.missing_shards) == (60, 60, 3)
     assert estimate.seconds > 0 and estimate.missing_bytes > 0

@@ -21,7 +21,7 @@ SECONDS_UNTIL_HOPELESS = 120
 
 
 def command(out: Path, weights: Path) -> list[str]:
-    options = {"n": NUM_GROUPS, "out": out, "weights": weights, "shard-size": 500, "batch-size": 20, "device": "cpu"}
+    options = {"n": NUM_GROUPS, "out": out, "weights": weights, "shard-size": 500, "batch-size": 20, "devices": "cpu"}
     arguments = [f"--{name}={value}" for name, value in options.items()]
     return [sys.executable, "-m", "synthgen", "render", *arguments, "--dtype=float32", "--quiet"]
 
@@ -56,7 +56,7 @@ def test_killed_and_resumed_is_byte_identical(tiny_weights: Path, tmp_path: Path
         weights=tiny_weights,
         shard_size=500,
         batch_size=20,
-        device="cpu",
+        devices="cpu",
         dtype="float32",
         quiet=True,
     )

@@ -45,7 +45,7 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, error: 
 def test_a_lost_block_is_never_papered_over(
     n: int, shard_size: int, batch_size: int, owner: type, method: str, error: Exception, tiny_weights, tmp_path
 ) -> None:
-    settings = {"weights": tiny_weights, "dtype": "float32", "device": "cpu", "quiet": True}
+    settings = {"weights": tiny_weights, "dtype": "float32", "devices": "cpu", "quiet": True}
     sizes = {"n": n, "shard_size": shard_size, "batch_size": batch_size}
     synthgen.render(out=tmp_path / "whole", **sizes, **settings)
     expected = digests(tmp_path / "whole")

@@ -27,7 +27,7 @@ def run(tiny_weights: Path, tmp_path: Path) -> Run:
     """`synthgen render` into tmp_path/d with the tiny generator; later options win."""
 
     def invoke(*options: str) -> Result:
-        standard = ["--n=40", f"--out={tmp_path / 'd'}", f"--weights={tiny_weights}", "--device=cpu", "--quiet"]
+        standard = ["--n=40", f"--out={tmp_path / 'd'}", f"--weights={tiny_weights}", "--devices=cpu", "--quiet"]
         return CliRunner().invoke(main, ["render", *standard, "--dtype=float32", *options], prog_name="synthgen")
 
     return invoke
@@ -68,8 +68,8 @@ def refused(result: Result, *words: str, exit_code: int = 2) -> None:
         (["--format=png", "--quality=90"], ["quality belongs to jpg"]),
         (["--batch-size=0"], ["batch-size 0"]),
         (["--shard-size=0"], ["'0'"]),
-        (["--device=cuda:7"], ["cuda:7", "--device auto or cpu"]),
-        (["--device=abacus"], ["device 'abacus'", "auto, cpu, cuda"]),
+        (["--devices=cuda:7"], ["cuda:7", "--devices auto or cpu"]),
+        (["--devices=abacus"], ["devices 'abacus'", "auto, cpu, cuda"]),
         (["--dtype=int4"], ["dtype 'int4'", "bfloat16"]),
         (["--weights=/no/such/folder"], ["no weights of biggan-deep-32 in /no/such/folder", "put biggan-deep-32"]),
         (["--colour=red"], ["--colour", "synthgen render --help"]),
@@ -138,7 +138,7 @@ def test_a_folder_of_another_dataset(
 def rendered_folder(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished dataset of 40 groups; to be copied."""
     folder = tmp_path_factory.mktemp("rendered") / "d"
-    synthgen.render(n=40, out=folder, weights=tiny_weights, device="cpu", dtype="float32", quiet=True)
+    synthgen.render(n=40, out=folder, weights=tiny_weights, devices="cpu", dtype="float32", quiet=True)
     return folder
 
 

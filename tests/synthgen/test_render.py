@@ -32,7 +32,7 @@ def render(tiny_weights: Path) -> Iterator[object]:
     """`synthgen.render` with the tiny generator, in shards of 100 and batches of 20."""
 
     def run(n: int | str, out: Path, **options: object) -> Manifest:
-        settings = {"weights": tiny_weights, "shard_size": 100, "batch_size": 20, "dtype": "float32", "device": "cpu"}
+        settings = {"weights": tiny_weights, "shard_size": 100, "batch_size": 20, "dtype": "float32", "devices": "cpu"}
         return synthgen.render(n=n, out=out, **({"quiet": True} | settings | options))
 
     threads = torch.get_num_threads()

@@ -2,42 +2,80 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+from pathlib import Path
+
 import kill_campaign
 import pytest
+import suspicious_reader
 from click.testing import CliRunner
+from tiny_generator import write_tiny_generator
 
+import synthgen
 from shards.manifest import MANIFEST_NAME
-from shards.markers import scan_markers
 
 
-def test_a_killed_render_ends_with_the_same_bytes(tmp_path) -> None:
-    options = ["--n", "120", "--prefix", "40", "--kills", "1", "--shard-size", "20", "--work", str(tmp_path)]
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four shards of 10 groups, and beside them, in `small`, the first two; not to be written to."""
+    folder = tmp_path_factory.mktemp("campaign")
+    weights = write_tiny_generator(folder / "weights")
+    for name, n in (("whole", 40), ("small", 20)):
+        synthgen.render(n=n, out=folder / name, devices="cpu", quiet=True, **kill_campaign.settings(weights, 10))
+    return folder / "whole"
+
+
+def test_killed_renders_end_with_the_same_bytes(tmp_path: Path) -> None:
+    options = ["--trials", "2", "--n", "60", "--prefix", "20", "--shard-size", "10", "--work", str(tmp_path)]
     result = CliRunner().invoke(kill_campaign.main, options, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert result.stdout.count("identical") == 2
-    assert "DIFFERENT" not in result.stdout
+    assert "2 of 2 trials identical to the undisturbed render\n  time 1 of 1, touch 1 of 1\n" in result.stdout
+    looks = re.search(r"the reader saw 0 wrong things in (\d+) looks", result.stdout)
+    assert looks is not None and int(looks[1]) > 0
+    assert "the first 20 groups: identical" in result.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_shard_that_is_not_what_its_marker_says_is_noticed(tmp_path) -> None:
-    import synthgen
-
-    synthgen.render(n=20, out=tmp_path / "d", shard_size=10, device="cpu", quiet=True)
+def test_what_is_not_whole_after_a_kill_is_noticed(whole: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(whole, tmp_path / "d"))
+    manifests = [(whole / MANIFEST_NAME).read_bytes()]
+    assert kill_campaign.check_between(copy, whole, manifests) == "after the manifest"
+    assert kill_campaign.is_identical(copy, whole)
     with pytest.raises(AssertionError, match="a manifest after a kill"):
-        kill_campaign.check_between(tmp_path / "d")
-    (tmp_path / "d" / MANIFEST_NAME).unlink()
-    assert kill_campaign.check_between(tmp_path / "d") == len(scan_markers(tmp_path / "d")) == 2
-    before = kill_campaign.digests(tmp_path / "d")
-    tar = tmp_path / "d" / "data" / "train-000001.tar"
+        kill_campaign.check_between(copy, whole, [b"another"])
+    (copy / MANIFEST_NAME).unlink()
+    assert kill_campaign.check_between(copy, whole, manifests) == "before the manifest"
+    (copy / "data/train-000003.done.json").unlink()
+    assert kill_campaign.check_between(copy, whole, manifests) == "tar there, marker not yet"
+    assert not kill_campaign.is_identical(copy, whole)
+    tar = copy / "data/train-000001.tar"
     data = bytearray(tar.read_bytes())
     data[600] ^= 1
     tar.write_bytes(bytes(data))
     with pytest.raises(AssertionError, match="not what its marker says"):
-        kill_campaign.check_between(tmp_path / "d")
-    after = kill_campaign.digests(tmp_path / "d")
-    assert before != after
-    assert kill_campaign.digests(tmp_path / "d", num_shards=1) == {
-        name: digest for name, digest in before.items() if "000000" in name
-    }
+        kill_campaign.check_between(copy, whole, manifests)
+    before, after = kill_campaign.digests(whole), kill_campaign.digests(copy)
+    assert {name for name in before if before[name] != after[name]} == {"train-000001.tar"}
+    assert list(kill_campaign.digests(copy, num_shards=1)) == ["train-000000.index.npy", "train-000000.tar"]
+
+
+def test_the_reader_believes_nothing(whole: Path, tmp_path: Path) -> None:
+    small = whole.with_name("small")
+    reader = suspicious_reader.SuspiciousReader(
+        whole, [(folder / MANIFEST_NAME).read_bytes() for folder in (whole, small)]
+    )
+    assert [reader.look(folder) for folder in (whole, small, tmp_path / "none")] == ["a dataset"] * 2 + ["nothing yet"]
+    copy = Path(shutil.copytree(whole, tmp_path / "d"))
+    (copy / MANIFEST_NAME).unlink()
+    assert reader.look(copy) == "unfinished"
+    (copy / MANIFEST_NAME).write_bytes((whole / MANIFEST_NAME).read_bytes() + b" ")
+    with pytest.raises(AssertionError, match="a wrong manifest"):
+        reader.look(copy)
+    tar = copy / "data/train-000002.tar"
+    tar.write_bytes(tar.read_bytes()[:-512])
+    with pytest.raises(AssertionError, match=r"train-000002.tar is half"):
+        reader.look(copy)
 
 
 def test_a_prefix_of_no_whole_shards_is_refused() -> None:

@@ -1,0 +1,1 @@
+"""Commands of `synthgen` that have a file of their own, one subject each."""
