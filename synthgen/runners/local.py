@@ -39,6 +39,7 @@ def run_local(job: RenderJob, state: FolderState, *, quiet: bool = False) -> Man
             render=job.render,
             generator=job.generator,
             device=job.device,
+            vectors=job.vectors,
         )
         began = time.monotonic()
 
@@ -64,7 +65,7 @@ def run_local(job: RenderJob, state: FolderState, *, quiet: bool = False) -> Man
 def _opening_lines(job: RenderJob, state: FolderState) -> list[str]:
     recipe = job.recipe
     truncation = float(recipe.source["truncation"])
-    view = policy_from_recipe(recipe.views[0]).describe(truncation=truncation)
+    view = policy_from_recipe(recipe.views[0], vectors=job.vectors).describe(truncation=truncation)
     lines = [
         f"recipe {recipe.id[:12]}: {job.generator.name} on {job.device} in {job.render.dtype}, batch "
         f"{job.render.batch_size}, truncation {truncation:g}; {recipe.num_views} x {view}"
