@@ -7,8 +7,10 @@
 Every command of `synthgen --help` is a function of that name, with the command's options as its keywords.
 """
 
+from synthgen import steer, views
 from synthgen.adapters import generators, load_generator
 from synthgen.estimate import Estimate
 from synthgen.job import RenderConfig, render
+from synthgen.latent_directions import directions
 
-__all__ = ["Estimate", "RenderConfig", "generators", "load_generator", "render"]
+__all__ = ["Estimate", "RenderConfig", "directions", "generators", "load_generator", "render", "steer", "views"]

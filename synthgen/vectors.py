@@ -71,9 +71,15 @@ def write_vectors(
     generator: Generator,
     settings: Mapping[str, Any],
 ) -> VectorSet:
-    """Writes a file of vectors [rows, latent dimension], whole or not at all, and gives what it holds."""
+    """Writes a file of vectors [rows, latent dimension], whole or not at all, and gives what it holds.
+
+    Raises:
+        ValueError: a number is not finite; nothing is written.
+    """
     from safetensors.numpy import save
 
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"the {kind} came out with numbers that are not finite: look at {generator.name}'s images first")
     assert kind in _MADE_BY and matrix.shape == (len(names), generator.latent_dim), (kind, matrix.shape)
     header = {
         "kind": kind,

@@ -32,18 +32,21 @@ _BOUND = 2.0
 
 def learn_walks(
     *,
-    out: Path,
-    edits: Sequence[str],
+    out: str | Path,
+    edit: str | Sequence[str] | None,
     generator_name: str,
-    weights: Path | None,
+    weights: str | Path | None,
     truncation: float,
     steps: int,
     seed: int,
     device: str,
     quiet: bool,
 ) -> VectorSet:
-    """Learns one walk per edit and writes them to `out`; see `synthgen.steer.train`."""
-    path = check_vector_path(out)
+    """Learns one walk per edit, judges it, and writes all of them to `out`; see `synthgen.steer.train`."""
+    path, edits = check_vector_path(out), parse_edits(edit)
+    for name, value, lowest in (("steps", steps, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+            raise ValueError(f"{name} {value}: give a whole number from {lowest} on")
     place = choose_device(device)
     generator = load_generator(generator_name, weights=weights, truncation=truncation, device=place)
     if not hasattr(generator, "differentiable"):
@@ -196,13 +199,13 @@ def parse_edits(edits: str | Sequence[str] | None) -> tuple[str, ...]:
     if edits is None:
         return tuple(EDITS)
     names = [name.strip() for name in (edits.split(",") if isinstance(edits, str) else edits)]
+    if not names:
+        raise ValueError(f"no edit given: choose from {', '.join(EDITS)}")
     for name in names:
         if name not in EDITS:
             raise ValueError(f"no edit '{name}': choose from {', '.join(EDITS)}")
         if names.count(name) > 1:
             raise ValueError(f"edit {name} is given twice: give every edit once")
-    if not names:
-        raise ValueError(f"no edit given: choose from {', '.join(EDITS)}")
     return tuple(name for name in EDITS if name in names)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from synthgen.adapters import DEFAULT_GENERATOR
 from synthgen.vectors import VectorFiles, VectorSet, package_vectors
 from synthgen.views.angular import Angular
 from synthgen.views.ball import Ball
@@ -187,6 +188,48 @@ def _number(text: str, where: str) -> float:
         raise ValueError(f"mixture: '{text}' in '{where}' is not a number; write one such as 0.5") from None
 
 
-def show(*, out: str | Path, policy: str | Sequence[str] = "gaussian", **options: Any) -> Path:
-    """Placeholder."""
-    raise NotImplementedError
+def show(
+    *,
+    out: str | Path,
+    policy: str | Sequence[str] = "gaussian",
+    std: str | float | Sequence[float] | None = None,
+    radius: str | float | Sequence[float] | None = None,
+    degrees: str | float | Sequence[float] | None = None,
+    strength: str | float | Sequence[float] | None = None,
+    edits: str | Sequence[str] | None = None,
+    walks: str | Path | None = None,
+    directions: str | Path | None = None,
+    samples: int = 6,
+    classes: str | Sequence[int] = "all",
+    generator: str = DEFAULT_GENERATOR,
+    weights: str | Path | None = None,
+    truncation: float = 1.0,
+    seed: int = 0,
+    device: str = "auto",
+) -> Path:
+    """Draws a contact sheet as a PNG: a row per sample, the anchor and its views by each policy at each strength.
+
+    Args:
+        policy: names such as "gaussian,ball", or one mixture.
+        std, radius, degrees, strength: values of a policy's strength, such as "0.1,0.2"; None for a useful range.
+
+    Raises:
+        ValueError: no such policy, an option that none of them has, or a file name that is not a .png.
+    """
+    from synthgen.views.contact_sheet import draw_contact_sheet
+
+    return draw_contact_sheet(
+        out=out,
+        policy=policy,
+        strengths={"std": std, "radius": radius, "degrees": degrees, "strength": strength},
+        edits=edits,
+        walks=walks,
+        directions=directions,
+        samples=samples,
+        classes=classes,
+        generator_name=generator,
+        weights=weights,
+        truncation=truncation,
+        seed=seed,
+        device=device,
+    )

@@ -1,0 +1,1 @@
+"""The commands of `synthgen`, one or one group a file; each only turns options into a call of the function of its name."""
