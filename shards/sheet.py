@@ -131,7 +131,7 @@ def draw_sheet(dataset: GroupDataset, groups: list[Group], scale: int | None) ->
         facts=[f"{format_count(len(dataset))} groups", f"{dataset.image_size} px", f"recipe {recipe.id[:12]}"],
         heads=[("anchor", ""), *((f"view {number}", _describe(view)) for number, view in enumerate(recipe.views))],
         rows=[
-            SheetRow(name=group.class_name or "unlabelled", detail=f"group {group.index}", images=group.images)
+            SheetRow(name=group.class_name or "unlabelled", detail=f"group {group.index}", images=list(group.images))
             for group in groups
         ],
         scale=scale,

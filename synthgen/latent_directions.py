@@ -1,8 +1,8 @@
 """Directions in latent space that a generator reacts to most, in closed form: nothing is learned, no image is rendered.
 
-SeFa ("Closed-form factorization of latent semantics in GANs", Shen and Zhou 2021): eigenvectors of A^T A, A the weights with
-which the first linear layer reads the latent. GANSpace (Härkönen et al. 2020): principal components of a layer's activations,
-carried back to the latent by least squares.
+SeFa ("Closed-form factorization of latent semantics in GANs", Shen and Zhou 2021): eigenvectors of A^T A, A the
+weights with which the first linear layer reads the latent. GANSpace (Härkönen et al. 2020): principal components of a
+layer's activations, carried back to the latent by least squares.
 
     directions(out="directions.safetensors", method="pca", k=10)
 """
@@ -70,7 +70,7 @@ def directions(
     layer, samples = layer or 0, 2000 if samples is None else samples
     _check_whole("k", k, 1, reading.latent_dim)
     _check_whole("layer", layer, 0, reading.num_layers - 1)
-    _check_whole("samples", samples, 2 * reading.latent_dim, 100_000)
+    _check_whole("samples", samples, max(2 * reading.latent_dim, 2 * reading.num_classes), 100_000)
     settings: dict[str, Any] = {"method": method}
     if method == "sefa":
         matrix, shares = factorize_weights(reading.latent_weights().double().cpu().numpy(), k=k)
@@ -89,8 +89,8 @@ def directions(
 def factorize_weights(weights: NDArray[np.float64], *, k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """SeFa: the k unit vectors [k, latent_dim] that A [outputs, latent_dim] lengthens most, and their shares of |A|^2.
 
-    Eigenvectors of A^T A by falling eigenvalue (Shen and Zhou 2021, equation 5). A sign is free: the largest coordinate is
-    made positive.
+    Eigenvectors of A^T A by falling eigenvalue (Shen and Zhou 2021). A sign is free: the largest
+    coordinate is made positive.
     """
     values, vectors = np.linalg.eigh(weights.T @ weights)
     order = np.argsort(values)[::-1][:k]
@@ -108,7 +108,7 @@ def analyse_activations(
     device: torch.device,
     quiet: bool = True,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """GANSpace: the k latent directions [k, latent_dim] of a layer's principal components, and their shares of variance.
+    """GANSpace: the k latent directions [k, latent_dim] of a layer's principal components, and shares of variance.
 
     Classes are taken by turns and their means taken out, so that a component is not the difference of two classes.
     """
@@ -138,7 +138,7 @@ def analyse_activations(
 def principal_coordinates(
     activations: NDArray[np.float64], *, k: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coordinates [N, k] of centred rows [N, features] along their first k principal components, and shares of variance.
+    """Coordinates [N, k] of centred rows [N, features] along k principal components, and their shares of variance.
 
     From the smaller of the two Gram matrices, so that many features cost no more than the rows do.
     """
@@ -153,7 +153,7 @@ def principal_coordinates(
 
 
 def carry_back(coordinates: NDArray[np.float64], latents: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Unit directions [k, latent_dim] U of least squares |coordinates U - latents|^2 (GANSpace, section 3.2)."""
+    """Unit directions [k, latent_dim] U of least squares |coordinates U - latents|^2 (Härkönen et al. 2020)."""
     solution = np.linalg.lstsq(coordinates, latents, rcond=None)[0]
     return _with_fixed_signs(solution / np.linalg.norm(solution, axis=1, keepdims=True))
 

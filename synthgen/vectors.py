@@ -1,7 +1,7 @@
 """Vectors of a generator's latent space on disk: learned walks and closed-form directions, pinned by sha256.
 
-One safetensors file holds one float32 tensor [count, latent dimension] and, in its header, the names of the rows and the
-generator that they belong to. A recipe keeps the sha256 alone, so whoever renders it again needs recipe and file.
+One safetensors file holds one float32 tensor [count, latent dimension] and, in its header, the names of the rows and
+the generator that they belong to. A recipe keeps the sha256 alone, so whoever renders it again needs recipe and file.
 
     walks = read_vectors(Path("walks.safetensors"), kind="walks")
     walks.names, walks.matrix.shape                          # ("zoom", "rotate"), (2, 128)
@@ -79,7 +79,9 @@ def write_vectors(
     from safetensors.numpy import save
 
     if not np.isfinite(matrix).all():
-        raise ValueError(f"the {kind} came out with numbers that are not finite: look at {generator.name}'s images first")
+        raise ValueError(
+            f"the {kind} came out with numbers that are not finite: look at {generator.name}'s images first"
+        )
     assert kind in _MADE_BY and matrix.shape == (len(names), generator.latent_dim), (kind, matrix.shape)
     header = {
         "kind": kind,
@@ -116,30 +118,35 @@ def read_vectors(path: str | Path, *, kind: str) -> VectorSet:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"--{kind} {path}: there is no such file; make one with {_MADE_BY[kind]}")
+    found = _read(path)
+    if found is None:
+        raise ValueError(f"--{kind} {path}: holds no {kind}; make some with {_MADE_BY[kind]}")
+    if found.kind != kind:
+        raise ValueError(f"--{kind} {path}: holds {found.kind}; make {kind} with {_MADE_BY[kind]}")
+    return found
+
+
+def _read(path: Path) -> VectorSet | None:
+    """Whatever vectors a file holds; None where it holds none."""
     state = path.stat()
-    return _read_unchanged(path, kind, state.st_mtime_ns, state.st_size)
+    return _read_unchanged(path, state.st_mtime_ns, state.st_size)
 
 
-@lru_cache(maxsize=64)
-def _read_unchanged(path: Path, kind: str, changed_ns: int, size: int) -> VectorSet:
+@lru_cache(maxsize=64)  # workers ask again for every block
+def _read_unchanged(path: Path, changed_ns: int, size: int) -> VectorSet | None:
     data = path.read_bytes()
     try:
         header, matrix = _parse(data)
-        names = tuple(str(name) for name in header["names"])
-        known = all(isinstance(header[name], expected) for name, expected in _FIELDS.items())
-        if not known or matrix.shape[:-1] != (len(names),) or not np.isfinite(matrix).all() or len(names) == 0:
-            raise ValueError("its header and its numbers do not fit")
-    except Exception as error:  # whatever a parser says about foreign bytes
-        raise ValueError(
-            f"--{kind} {path}: holds no {kind} ({type(error).__name__}); make some with {_MADE_BY[kind]}"
-        ) from error
-    if header["kind"] != kind:
-        raise ValueError(f"--{kind} {path}: holds {header['kind']}; make {kind} with {_MADE_BY[kind]}")
+    except Exception:  # parsers say many things about foreign bytes
+        return None
+    names = header["names"]
+    if matrix.shape[:-1] != (len(names),) or not np.isfinite(matrix).all() or not names:
+        return None
     matrix.setflags(write=False)
     return VectorSet(
-        kind=kind,
+        kind=header["kind"],
         sha256=hashlib.sha256(data).hexdigest(),
-        names=names,
+        names=tuple(str(name) for name in names),
         matrix=matrix,
         generator=header["generator"],
         weights_sha256=header["weights_sha256"],
@@ -152,6 +159,8 @@ def _parse(data: bytes) -> tuple[dict[str, Any], NDArray[np.float64]]:
 
     length = int.from_bytes(data[:8], "little")  # safetensors: length of the JSON header, then the header
     header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_HEADER])
+    if not all(isinstance(header[name], kind) for name, kind in _FIELDS.items()) or header["kind"] not in _MADE_BY:
+        raise ValueError("its header is another one")
     return header, load(data)[_TENSOR].astype(np.float64)
 
 
@@ -170,23 +179,16 @@ class VectorFiles:
         """The vectors with this sha256.
 
         Raises:
-            ValueError: none of the files is it, or one of them cannot be read.
+            ValueError: none of the files is it, or one of them is not there.
         """
         tried = []
         for path in (*self.paths, *sorted(PACKAGE_FOLDER.glob(f"*.{kind}.safetensors"))):
-            found = _read_any(path)
-            if (found.kind, found.sha256) == (kind, sha256):
+            if not path.is_file():
+                raise ValueError(f"--{kind} {path}: there is no such file; put it back, or give another path")
+            found = _read(path)
+            if found is not None and (found.kind, found.sha256) == (kind, sha256):
                 return found
             if path in self.paths:
-                tried.append(f"{path} is {found.kind} {found.sha256[:12]}…")
+                tried.append(f"{path} is {found.kind} {found.sha256[:12]}…" if found else f"{path} holds none")
         seen = f" ({'; '.join(tried)})" if tried else ""
         raise ValueError(f"these views need the {kind} file with sha256 {sha256[:12]}…{seen}: give it as --{kind}")
-
-
-def _read_any(path: Path) -> VectorSet:
-    try:
-        return read_vectors(path, kind="walks")
-    except ValueError as error:
-        if "holds directions" not in str(error):
-            raise
-    return read_vectors(path, kind="directions")

@@ -1,10 +1,10 @@
 """Steering: walks in latent space along which a generator zooms, shifts, turns, brightens or colours its images.
 
-    import synthgen
+import synthgen
 
-    synthgen.steer.train(out="walks.safetensors", edit="zoom,rotate")
-    synthgen.steer.show(walks="walks.safetensors", out="strip.png")
-    synthgen.render(n="1k", out="datasets/steered", views="steer", walks="walks.safetensors")
+synthgen.steer.train(out="walks.safetensors", edit="zoom,rotate")
+synthgen.steer.show(walks="walks.safetensors", out="strip.png")
+synthgen.render(n="1k", out="datasets/steered", views="steer", walks="walks.safetensors")
 """
 
 from __future__ import annotations

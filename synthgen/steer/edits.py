@@ -1,8 +1,8 @@
 """Edits of pixels that a latent walk is to imitate, and which pixels of the result can be judged.
 
 Every edit takes alpha in [-1, 1], 0 for no change, as in "On the steerability of generative adversarial networks"
-(Jahanian, Chai and Isola 2020). Zooming, shifting and turning bring in pixels from outside the frame, of which an image says
-nothing: a mask leaves them out (their section 3.1).
+(Jahanian, Chai and Isola 2020). Zooming, shifting and turning bring in pixels from outside the frame, of which an
+image says nothing: a mask leaves them out.
 
     edited, mask = apply_edit("zoom", images, alphas)        # [B, 3, H, W], [B, 1, H, W]
 """

@@ -2,8 +2,9 @@
 
     w* = argmin_w E_{z, alpha} | mask * (G(z + alpha w) - edit(G(z), alpha)) |^2
 
-Equation 2 of "On the steerability of generative adversarial networks" (Jahanian, Chai and Isola 2020) with their mask: pixels
-that the edit brings in from outside the frame do not count. One vector serves all classes. Alphas are uniform in [-1, 1].
+The objective of "On the steerability of generative adversarial networks" (Jahanian, Chai and Isola 2020) with their
+mask: pixels that the edit brings in from outside the frame do not count. One vector serves all classes. Alphas are
+uniform in [-1, 1].
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 from shards.console import Progress
 from synthgen.adapters import load_generator
 from synthgen.adapters.protocol import DifferentiableGenerator
-from synthgen.devices import choose_device
+from synthgen.devices import choose_device, choose_dtype
 from synthgen.draws import draw_labels, draw_truncated_normal, draw_uniform
 from synthgen.steer.edits import EDITS, apply_edit
 from synthgen.vectors import VectorSet, check_vector_path, write_vectors
@@ -51,20 +52,17 @@ def learn_walks(
     generator = load_generator(generator_name, weights=weights, truncation=truncation, device=place)
     if not hasattr(generator, "differentiable"):
         raise ValueError(f"{generator_name} lets no gradients through: its adapter has no `differentiable`")
-    walks = fit_walks(
-        generator, edits=edits, truncation=truncation, steps=steps, seed=seed, device=place, quiet=quiet
-    )
+    walks = fit_walks(generator, edits=edits, truncation=truncation, steps=steps, seed=seed, device=place, quiet=quiet)
     explained = judge_walks(generator, walks, edits=edits, truncation=truncation, seed=seed, device=place)
     settings = {
         "truncation": float(truncation),
         "steps": steps,
         "seed": seed,
+        "dtype": choose_dtype("auto", place),
         "largest": {name: EDITS[name].largest for name in edits},
         "explained": {name: round(share, 4) for name, share in explained.items()},
     }
-    return write_vectors(
-        path, kind="walks", names=edits, matrix=walks.numpy(), generator=generator, settings=settings
-    )
+    return write_vectors(path, kind="walks", names=edits, matrix=walks.numpy(), generator=generator, settings=settings)
 
 
 def fit_walks(

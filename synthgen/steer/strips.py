@@ -74,9 +74,7 @@ def draw_strips(
     return write_sheet(path, sheet)
 
 
-def _walked(
-    walks: VectorSet, edit: str, anchor: NDArray[np.float64], alphas: NDArray[np.float64]
-) -> torch.Tensor:
+def _walked(walks: VectorSet, edit: str, anchor: NDArray[np.float64], alphas: NDArray[np.float64]) -> torch.Tensor:
     """Latents [alphas, latent_dim] along one walk through an anchor [latent_dim]."""
     steps = alphas[:, None] * walks.matrix[walks.names.index(edit)]
     return torch.from_numpy((anchor + steps).astype(np.float32))

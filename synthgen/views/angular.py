@@ -16,9 +16,10 @@ from synthgen.views.numbers import check_number
 class Angular:
     """z_view = cos(a) z + sin(a) |z| q, q a random unit vector across z, a = degrees * u with u ~ U(0, 1).
 
-    A walk along a great circle, as spherical interpolation takes it (Shoemake 1985; White, "Sampling generative networks",
-    2016): the length of a normal latent hardly varies in many dimensions, so a generator has seen little besides that
-    sphere. Every row has a length, a direction and an angle of its own; GenRep's script normalised over the whole batch.
+    A walk along a great circle, as spherical interpolation takes it (Shoemake 1985; White, "Sampling generative
+    networks", 2016): the length of a normal latent hardly varies in many dimensions, so a generator has seen little
+    besides that sphere. Every row has a length, a direction and an angle of its own; GenRep's script normalised over
+    the whole batch.
     """
 
     degrees: float = 20.0

@@ -17,10 +17,11 @@ from synthgen.views.numbers import check_number
 class Ball:
     """z_view = z + truncation * sqrt(dim) * r * n/|n| with n ~ N(0, 1)^dim and r = radius * u^(1/dim), u ~ U(0, 1).
 
-    Uniform in the ball (Muller 1959 for the direction; the radius by inverting its distribution (r/radius)^dim). The unit
-    sqrt(dim) makes `radius` comparable with the gaussian policy's std: it is the largest root-mean-square step of a
-    coordinate. In many dimensions nearly all of a ball lies near its surface. The "ball" of GenRep's scripts draws every
-    coordinate uniformly on its own, which fills a cube, whose corners are sqrt(dim) times as far away as its faces.
+    Uniform in the ball (Muller 1959 for the direction; the radius by inverting its distribution (r/radius)^dim). The
+    unit sqrt(dim) makes `radius` comparable with the gaussian policy's std: it is the largest root-mean-square step of
+    a coordinate. In many dimensions nearly all of a ball lies near its surface. The "ball" of GenRep's scripts draws
+    every coordinate uniformly on its own, which fills a cube, whose corners are sqrt(dim) times as far away as its
+    faces.
     """
 
     radius: float = 0.3

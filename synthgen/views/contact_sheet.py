@@ -116,7 +116,7 @@ def choose_columns(
         option, defaults = STRENGTHS[name]
         given = strengths.get(option)
         for number, value in enumerate(defaults if given is None else parse_strengths(option, given)):
-            made = policy_from_options(name, generator=generator_name, **own, **{option: value})
+            made = policy_from_options(name, generator=generator_name, **(own | {option: value}))
             yield ("" if number else name), f"{option} {value:g}", made
 
 
@@ -126,8 +126,8 @@ def parse_strengths(option: str, values: str | float | Sequence[float]) -> list[
     Raises:
         ValueError: something that is no number, or none at all.
     """
-    parts: Sequence[Any] = values.split(",") if isinstance(values, str) else (
-        [values] if isinstance(values, int | float) else values
+    parts: Sequence[Any] = (
+        values.split(",") if isinstance(values, str) else ([values] if isinstance(values, int | float) else values)
     )
     try:
         numbers = [float(part) for part in parts]

@@ -21,8 +21,8 @@ BOUND = 2.0
 class Directions:
     """z_view = z + truncation * std * sum over k of s_k d_k, s_k ~ TN(-2, 2), d_k unit directions; the class stays.
 
-    Directions by SeFa (Shen and Zhou 2021) or as in GANSpace (Härkönen et al. 2020), from `synthgen directions`. At std 1
-    a view differs from its anchor along each direction as much as two latents do, and not at all across them.
+    Directions by SeFa (Shen and Zhou 2021) or as in GANSpace (Härkönen et al. 2020), from `synthgen directions`. At
+    std 1 a view differs from its anchor along each direction as much as two latents do, and not at all across them.
     """
 
     directions: VectorSet

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Mixture:
     """A view is made by policy p with probability weight_p, drawn from the index alone.
 
-    Row i is the very row that its policy would have made on its own, so a mixture is a selection from the datasets of its
-    policies. Weights are kept divided by their sum.
+    Row i is the very row that its policy would have made on its own, so a mixture is a selection from the datasets of
+    its policies. Weights are kept divided by their sum.
     """
 
     components: tuple[ViewPolicy, ...]

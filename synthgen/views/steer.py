@@ -1,4 +1,4 @@
-"""Views along learned walks: the anchor's camera moved and its light changed, as far as the generator has learned to."""
+"""Views along learned walks: the camera moved and the light changed, as far as the generator has learned to."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from synthgen.views.numbers import check_number
 class Steer:
     """z_view = z + sum over edits of alpha_e w_e, every alpha_e ~ U(-strength, strength); the class stays the anchor's.
 
-    Linear walks of "On the steerability of generative adversarial networks" (Jahanian, Chai and Isola 2020), all edits at
-    once as in pixel augmentation. At alpha 1 a walk aims at its edit's full amount (`synthgen.steer.edits`): enlarged 1.6
-    times, a quarter of the frame, 30 degrees, 1.6 times as bright, twice as saturated. An edit's alphas come from a stream
-    of its own name, so leaving one out changes no other.
+    Linear walks of "On the steerability of generative adversarial networks" (Jahanian, Chai and Isola 2020), all edits
+    at once as in pixel augmentation. At alpha 1 a walk aims at its edit's full amount (`synthgen.steer.edits`):
+    enlarged 1.6 times, a quarter of the frame, 30 degrees, 1.6 times as bright, twice as saturated. An edit's alphas
+    come from a stream of its own name, so leaving one out changes no other.
     """
 
     walks: VectorSet

@@ -58,9 +58,7 @@ def test_carrying_back_finds_the_latents_behind_the_coordinates() -> None:
 def test_pca_of_a_generators_layer_against_scikit_learn(tiny_weights: Path) -> None:
     """Each class around its own mean; the same PCA and the same least squares by other people's code."""
     generator = synthgen.load_generator(weights=tiny_weights, device="cpu", dtype="float32")
-    found, shares = analyse_activations(
-        generator, k=3, layer=1, samples=200, truncation=0.9, seed=4, device=CPU
-    )
+    found, shares = analyse_activations(generator, k=3, layer=1, samples=200, truncation=0.9, seed=4, device=CPU)
     latents = 0.9 * draw_truncated_normal(seed=4, stream="directions", first=0, count=200, dim=16, bound=2.0)
     labels = draw_labels(seed=4, first=0, count=200, classes=tuple(range(10)))
     activations = generator.activations(
@@ -97,7 +95,7 @@ def test_directions_are_written_and_named(tiny_weights: Path, tmp_path: Path, op
     assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1 + 1e-6
     if options["method"] == "sefa":
         generator = synthgen.load_generator(weights=tiny_weights, device="cpu", dtype="float32")
-        values, vectors = np.linalg.eigh((generator.latent_weights().T @ generator.latent_weights()).double().numpy())
+        _, vectors = np.linalg.eigh((generator.latent_weights().T @ generator.latent_weights()).double().numpy())
         np.testing.assert_allclose(cosines(found.matrix, vectors.T[::-1][:4]), 1, rtol=0, atol=1e-5)
 
 
@@ -114,9 +112,7 @@ def test_directions_are_written_and_named(tiny_weights: Path, tmp_path: Path, op
         ({"out": "d.npy"}, r"ends in \.safetensors"),
     ],
 )
-def test_wrong_requests_are_named(
-    tiny_weights: Path, tmp_path: Path, options: dict[str, object], message: str
-) -> None:
+def test_wrong_requests_are_named(tiny_weights: Path, tmp_path: Path, options: dict[str, object], message: str) -> None:
     standard = {"out": tmp_path / "d.safetensors", "weights": tiny_weights, "device": "cpu"}
     with pytest.raises(ValueError, match=message):
         synthgen.directions(**(standard | options))  # type: ignore[arg-type]

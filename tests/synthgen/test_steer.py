@@ -238,7 +238,8 @@ def test_strips_show_the_walk(learned: tuple[Path, VectorSet], tiny_weights: Pat
 
 
 @pytest.mark.parametrize(
-    ("edits", "message"), [("dolly", "no edit 'dolly': choose from zoom"), ("zoom,zoom", "given twice"), ([], "no edit")]
+    ("edits", "message"),
+    [("dolly", "no edit 'dolly': choose from zoom"), ("zoom,zoom", "given twice"), ([], "no edit")],
 )
 def test_wrong_edits_are_named(edits: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -286,5 +287,5 @@ def test_walks_of_other_weights_are_refused(
     learned: tuple[Path, VectorSet], network_maker: Callable, package_layout: Callable, tmp_path: Path
 ) -> None:
     package_layout(tmp_path / "weights", network_maker(seed=1))
-    with pytest.raises(ValueError, match="the walks .* belong to biggan-deep-32 with weights"):
+    with pytest.raises(ValueError, match=r"the walks .* belong to biggan-deep-32 with weights"):
         synthgen.steer.show(out=tmp_path / "s.png", walks=learned[0], weights=tmp_path / "weights", device="cpu")

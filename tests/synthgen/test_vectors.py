@@ -62,9 +62,9 @@ def test_recipes_find_their_vectors_by_sha256_alone(tmp_path: Path) -> None:
 def test_directions_are_not_taken_for_walks(tmp_path: Path) -> None:
     path = tmp_path / "d.safetensors"
     found = write(path, kind="directions")
-    with pytest.raises(ValueError, match="--walks .*holds directions; make walks with synthgen steer train"):
+    with pytest.raises(ValueError, match=r"--walks .*holds directions; make walks with synthgen steer train"):
         make_policy("steer", walks=path)
-    with pytest.raises(ValueError, match="is directions"):
+    with pytest.raises(ValueError, match=r"d\.safetensors is directions"):
         VectorFiles(paths=(path,)).find("walks", found.sha256)
     assert VectorFiles(paths=(path,)).find("directions", found.sha256) == found
 
@@ -73,7 +73,7 @@ def test_vectors_belong_to_one_generator(vectors: Callable[..., VectorSet]) -> N
     walks = vectors("walks", dim=8, generator="stripes", weights_sha256="a" * 64)
     walks.check_generator(OWNER)  # type: ignore[arg-type]
     for change in ({"weights_sha256": "b" * 64}, {"latent_dim": 9}):
-        with pytest.raises(ValueError, match="the walks .* belong to stripes .* make some with synthgen steer train"):
+        with pytest.raises(ValueError, match=r"the walks .* belong to stripes .* make some with synthgen steer train"):
             walks.check_generator(SimpleNamespace(**{**vars(OWNER), **change}))  # type: ignore[arg-type]
 
 
@@ -83,7 +83,7 @@ def test_vectors_belong_to_one_generator(vectors: Callable[..., VectorSet]) -> N
 def test_foreign_bytes_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="holds no walks .*; make some with synthgen steer train"):
+    with pytest.raises(ValueError, match=r"holds no walks; make some with synthgen steer train"):
         read_vectors(path, kind="walks")
 
 
@@ -92,7 +92,7 @@ def test_tensors_of_others_and_numbers_that_are_none_are_refused(tmp_path: Path)
     write(tmp_path / "b.safetensors", matrix=MATRIX)
     broken = MATRIX.copy()
     broken[0, 0] = np.nan
-    with pytest.raises(ValueError, match="holds no walks"):
+    with pytest.raises(ValueError, match=r"holds no walks"):
         read_vectors(tmp_path / "a.safetensors", kind="walks")
     with pytest.raises(ValueError, match="numbers that are not finite"):
         write(tmp_path / "b.safetensors", matrix=broken)

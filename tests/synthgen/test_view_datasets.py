@@ -1,4 +1,4 @@
-"""Datasets of every policy: rendered, verified, read, rendered again from recipe and file; and sheets of the choices."""
+"""Datasets of every policy: rendered, verified, read, planned again from recipe and file; and sheets of the choices."""
 
 from __future__ import annotations
 
@@ -50,9 +50,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_dataset_of_every_policy(
-    name: str, files: dict[str, Path], tiny_weights: Path, tmp_path: Path
-) -> None:
+def test_a_dataset_of_every_policy(name: str, files: dict[str, Path], tiny_weights: Path, tmp_path: Path) -> None:
     options = [option.format(**files) for option in CASES[name]]
     standard = [f"--weights={tiny_weights}", "--device=cpu", "--batch-size=10", "--shard-size=20", "--num-views=2"]
     result = run("render", "--n=30", f"--out={tmp_path / 'd'}", *standard, *options, "--quiet")
@@ -82,7 +80,7 @@ def test_another_file_is_another_recipe(files: dict[str, Path], tiny_weights: Pa
     result = run("render", *standard, "--views=steer", f"--walks={other}")
     assert result.exit_code == 2 and "views.0.walks_sha256:" in result.stderr
     recipe = load_manifest(tmp_path / "d").recipe
-    with pytest.raises(ValueError, match="need the walks file with sha256"):
+    with pytest.raises(ValueError, match=r"need the walks file with sha256"):
         draw_groups(recipe, latent_dim=16, first=0, count=1)
 
 
