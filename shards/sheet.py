@@ -203,9 +203,15 @@ def _draw_title(
 
 
 def _describe(view: Mapping[str, JSON]) -> str:
-    parameters = [(name, value) for name, value in view.items() if name != "policy"]
-    values = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in parameters]
+    if "components" in view:
+        return f"{view.get('policy')} of {', '.join(str(part.get('policy')) for part in view['components'])}"
+    parameters = [(name, value) for name, value in view.items() if name != "policy" and not name.endswith("_sha256")]
+    values = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {_listed(value)}" for name, value in parameters]
     return ", ".join([str(view.get("policy", "")), *values]).strip(", ")
+
+
+def _listed(value: JSON) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _enlarge(pixels: np.ndarray, size: int) -> Image.Image:

@@ -165,8 +165,17 @@ def _parse(data: bytes) -> tuple[dict[str, Any], NDArray[np.float64]]:
 
 
 def package_vectors(kind: str, generator: str) -> Path:
-    """Where the package keeps the vectors of a built-in generator; there may be none."""
-    return PACKAGE_FOLDER / f"{generator}.{kind}.safetensors"
+    """The vectors that the package has for a generator of its own.
+
+    Raises:
+        ValueError: there are none.
+    """
+    path = PACKAGE_FOLDER / f"{generator}.{kind}.safetensors"
+    if path.parent != PACKAGE_FOLDER or not path.is_file():
+        raise ValueError(
+            f"the package has no {kind} for {generator}: make some with {_MADE_BY[kind]}, and give them as --{kind}"
+        )
+    return path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,10 +42,7 @@ def draw_strips(
     path = check_sheet_path(out)
     check_samples(samples)
     strength = check_number("strength", strength, 0.01, 100, such_as="1")
-    own = package_vectors("walks", generator_name)
-    if walks is None and not own.is_file():
-        raise ValueError(f"there are no walks for {generator_name} in the package: give --walks FILE")
-    found = read_vectors(own if walks is None else walks, kind="walks")
+    found = read_vectors(package_vectors("walks", generator_name) if walks is None else walks, kind="walks")
     names = choose_edits(edits or (), found)
     place = choose_device(device)
     generator = load_generator(generator_name, weights=weights, truncation=truncation, device=place)

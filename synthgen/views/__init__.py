@@ -151,12 +151,7 @@ def _make_with_files(
 ) -> ViewPolicy:
     given = {**parameters, **files}
     if name == "steer" and given.get("walks") is None and generator is not None:
-        own = package_vectors("walks", generator)
-        if not own.is_file():
-            raise ValueError(
-                f"there are no walks for {generator} yet: learn some with synthgen steer train, --walks FILE"
-            )
-        given["walks"] = own
+        given["walks"] = package_vectors("walks", generator)
     return make_policy(name, **given)
 
 
