@@ -206,7 +206,9 @@ def _describe(view: Mapping[str, JSON]) -> str:
     if "components" in view:
         return f"{view.get('policy')} of {', '.join(str(part.get('policy')) for part in view['components'])}"
     parameters = [(name, value) for name, value in view.items() if name != "policy" and not name.endswith("_sha256")]
-    values = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {_listed(value)}" for name, value in parameters]
+    values = [
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {_listed(value)}" for name, value in parameters
+    ]
     return ", ".join([str(view.get("policy", "")), *values]).strip(", ")
 
 

@@ -10,9 +10,11 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+import shards
 import synthgen
 from shards.dataset import GroupDataset
 from shards.manifest import load_manifest
+from shards.sheet import _describe
 from shards.verification import verify
 from synthgen.cli import main
 from synthgen.plan import draw_groups
@@ -69,6 +71,18 @@ def test_a_dataset_of_every_policy(name: str, files: dict[str, Path], tiny_weigh
 
     result = run("render", "--n=10", f"--out={tmp_path / 'prefix'}", *standard, *options, "--quiet", "--dry-run")
     assert result.exit_code == 0 and f"recipe        {recipe.id}" in result.stdout
+
+
+def test_mixtures_are_described_for_people(tiny_weights: Path, tmp_path: Path) -> None:
+    views = "mixture:gaussian:std=0.2@0.5+independent@0.5"
+    synthgen.render(n=10, out=tmp_path / "d", views=views, weights=tiny_weights, device="cpu", quiet=True)
+    said = dict(shards.info(tmp_path / "d").rows())["view 0"]
+    assert said == "components (policy gaussian, std 0.2) + (policy independent), policy mixture, weights [0.5,0.5]"
+    recipe = load_manifest(tmp_path / "d").recipe
+    assert _describe(recipe.views[0]) == "mixture of gaussian, independent"
+    assert _describe({"policy": "steer", "walks_sha256": "ab", "edits": ["zoom", "rotate"], "strength": 1.0}) == (
+        "steer, edits zoom, rotate, strength 1"
+    )
 
 
 def test_another_file_is_another_recipe(files: dict[str, Path], tiny_weights: Path, tmp_path: Path) -> None:

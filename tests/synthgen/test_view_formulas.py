@@ -189,7 +189,11 @@ def test_options_make_policies(vectors: Callable[..., VectorSet]) -> None:
         ("angular", {"degrees": True}, "degrees True"),
         ("steer", {"walks": "no.safetensors"}, "--walks no.safetensors: there is no such file"),
         ("steer", {}, "'steer' needs walks: give --walks"),
-        ("steer", {"generator": "biggan-deep-128"}, "no walks for biggan-deep-128: make some with synthgen steer train"),
+        (
+            "steer",
+            {"generator": "biggan-deep-128"},
+            "no walks for biggan-deep-128: make some with synthgen steer train",
+        ),
         ("directions", {}, "'directions' needs directions: give --directions"),
         ("gaussian", {"walks": "w.safetensors"}, "'gaussian' has no walks: leave --walks away"),
         ("mixture", {}, "write a mixture as mixture:gaussian"),
