@@ -1,4 +1,4 @@
-"""The walks that come with the built-in generator: the ones that recipes pin, for these weights, and worth their name."""
+"""The walks that come with the built-in generator: those that recipes pin, for these weights, and worth their name."""
 
 from __future__ import annotations
 
