@@ -99,13 +99,15 @@ def check_vector_path(out: str | Path) -> Path:
     """The path of a file to be written.
 
     Raises:
-        ValueError: another kind of name, or a folder that is not there.
+        ValueError: another kind of name, a folder that is not there, or a file that is: recipes pin such files.
     """
     path = Path(out)
     if path.suffix != ".safetensors":
         raise ValueError(f"--out {path}: give a file name that ends in .safetensors")
     if not path.parent.is_dir():
         raise ValueError(f"--out {path}: there is no folder {path.parent}; make it or choose another")
+    if path.exists():
+        raise ValueError(f"--out {path}: is there, and a recipe may need it; choose another name, or remove it first")
     return path
 
 

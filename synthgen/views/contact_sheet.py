@@ -109,8 +109,6 @@ def choose_columns(
     for name in names:
         own = {key: value for key, value in files.items() if kinds[key] in name}
         if name not in STRENGTHS:
-            if name.startswith("mixture:"):
-                own.pop("edits", None)
             yield name.partition(":")[0], "", policy_from_options(name, generator=generator_name, **own)
             continue
         option, defaults = STRENGTHS[name]

@@ -105,3 +105,6 @@ def test_paths_to_write_are_checked(tmp_path: Path) -> None:
         check_vector_path(tmp_path / "w.pt")
     with pytest.raises(ValueError, match="there is no folder"):
         check_vector_path(tmp_path / "no" / "w.safetensors")
+    write(tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="a recipe may need it; choose another name"):
+        check_vector_path(tmp_path / "w.safetensors")

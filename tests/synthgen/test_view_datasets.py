@@ -177,6 +177,8 @@ def test_sheet_shows_the_views_that_a_dataset_would_have(tiny_weights: Path, tmp
         (["--out=sheet.jpg"], "ends in .png"),
         (["--policy=directions"], "'directions' needs directions: give --directions"),
         (["--classes=99"], "no class 99"),
+        (["--policy=mixture:gaussian@1+steer@1", "--edits=zoom"], "mixture: write edits beside its policy"),
+        (["--policy=mixture:gaussian@1+ball@1", "--std=0.1"], "none of the policies has std"),
     ],
 )
 def test_wrong_sheets_are_one_line(tiny_weights: Path, tmp_path: Path, options: list[str], words: str) -> None:
