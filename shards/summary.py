@@ -170,4 +170,6 @@ def _fields(mapping: JSON) -> str:
 
 
 def _text(value: JSON) -> str:
+    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+        return " + ".join(f"({_fields(part)})" for part in value)
     return value if isinstance(value, str) else canonical_json(value)

@@ -7,9 +7,22 @@
 Every command of `synthgen --help` is a function of that name, with the command's options as its keywords.
 """
 
+from synthgen import steer, views
 from synthgen.adapters import generators, load_generator
 from synthgen.estimate import Estimate
 from synthgen.job import RenderConfig, render
+from synthgen.latent_directions import directions
 from synthgen.progress import Status, status
 
-__all__ = ["Estimate", "RenderConfig", "Status", "generators", "load_generator", "render", "status"]
+__all__ = [
+    "Estimate",
+    "RenderConfig",
+    "Status",
+    "directions",
+    "generators",
+    "load_generator",
+    "render",
+    "status",
+    "steer",
+    "views",
+]

@@ -10,11 +10,14 @@ from typing import Any
 import click
 
 from shards.console import CommandGroup, Count, format_bytes, format_count, format_seconds
+from synthgen.commands.directions import directions
 from synthgen.commands.standing import status_command
+from synthgen.commands.steer import steer
+from synthgen.commands.views import views
 
 _SECTIONS = {
     "What": ("n", "out", "generator", "weights", "classes", "truncation", "seed"),
-    "Views": ("views", "std", "num_views"),
+    "Views": ("views", "std", "radius", "degrees", "strength", "edits", "walks", "directions", "num_views"),
     "Images": ("size", "format", "quality", "store_latents", "shard_size"),
     "How": ("devices", "dtype", "batch_size", "dry_run", "quiet"),
     "Where": ("task_index", "task_count", "runner", "tasks", "slurm"),
@@ -28,6 +31,8 @@ Examples:
   synthgen render --n 1.3M --out datasets/big --dry-run
   synthgen render --n 2k --out datasets/cats --classes 3 --truncation 0.7 --std 0.5 --num-views 3
   synthgen render --n 1.3M --out datasets/big --runner slurm --tasks 64 --slurm partition=gpu,gpus_per_node=1
+  synthgen render --n 2k --out datasets/turned --views angular --degrees 20
+  synthgen render --n 2k --out datasets/mixed --views mixture:gaussian:std=0.3@0.5+independent@0.5
   synthgen render --n 10k --out datasets/imagenet --generator biggan-deep-128 --weights ~/biggan-deep-128
 
 Look at the result with: shards preview datasets/demo --out sheet.png"""
@@ -65,8 +70,25 @@ def main() -> None:
 @click.option("--classes", help="all, ids such as 0,3,7, or a file with one id per line.  [default: all]")
 @click.option("--truncation", type=float, help="In (0, 1]: less variety, better images.  [default: 1]")
 @click.option("--seed", type=int, help="Another seed, another dataset.  [default: 0]")
-@click.option("--views", help="How a view comes from its anchor: gaussian, independent.  [default: gaussian]")
-@click.option("--std", type=float, help="gaussian: size of the step, in units of the truncation.  [default: 0.3]")
+@click.option(
+    "--views",
+    help="How a view comes from its anchor: gaussian, independent, ball, angular, steer, directions, or a mixture "
+    "(see the examples).  [default: gaussian]",
+)
+@click.option(
+    "--std",
+    type=float,
+    help="gaussian: size of the step, in units of the truncation; directions: the same, 1 unless given.  "
+    "[default: 0.3]",
+)
+@click.option("--radius", type=float, help="ball: longest step, in the unit of --std.  [default: 0.3]")
+@click.option("--degrees", type=float, help="angular: largest angle, drawn from 0 on.  [default: 20]")
+@click.option("--strength", type=float, help="steer: largest alpha, drawn either way.  [default: 1]")
+@click.option("--edits", help="steer: which walks, such as zoom,rotate.  [default: all in the file]")
+@click.option(
+    "--walks", type=click.Path(path_type=Path), help="steer: file of `synthgen steer train`.  [default: built-in]"
+)
+@click.option("--directions", type=click.Path(path_type=Path), help="directions: file of `synthgen directions`.")
 @click.option("--num-views", type=int, help="Views per group, beside the anchor.  [default: 1]")
 @click.option("--size", type=int, help="Pixels, height and width.  [default: the generator's]")
 @click.option("--format", help="jpg or png.  [default: jpg]")
@@ -152,3 +174,8 @@ def generators(as_json: bool) -> None:
             f"{row['name']:<17}{row['image_size']:>7}{row['classes'] or '?':>9}{parameters:>12}{gflop:>13}  "
             f"{row['learned_from']:<13}{row['weights'] or 'not here'}"
         )
+
+
+main.add_command(directions)
+main.add_command(steer)
+main.add_command(views)

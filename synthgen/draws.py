@@ -57,6 +57,13 @@ def draw_truncated_normal(
     return np.clip(draws, -bound, bound)
 
 
+def draw_normal(*, seed: int, stream: str, first: int, count: int, dim: int) -> NDArray[np.float64]:
+    """Standard normal draws [count, dim], uncut, one row per index; for directions that prefer no axis. Inverse CDF."""
+    from scipy.special import ndtri
+
+    return ndtri(draw_uniform(seed=seed, stream=stream, first=first, count=count, dim=dim))
+
+
 def truncated_normal_std(bound: float) -> float:
     """Standard deviation of a standard normal cut at ±bound: 0.8796 at 2."""
     from scipy.stats import truncnorm

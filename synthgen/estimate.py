@@ -73,7 +73,9 @@ def _measure_block(job: RenderJob, shard: ShardPlan) -> tuple[float, float]:
 
     recipe = job.recipe
     block = next(plan_blocks(shard, batch_size=job.render.batch_size))
-    draws = draw_groups(recipe, latent_dim=job.generator.latent_dim, first=block.first, count=block.size)
+    draws = draw_groups(
+        recipe, latent_dim=job.generator.latent_dim, first=block.first, count=block.size, vectors=job.vectors
+    )
     latents = torch.from_numpy(draws.latents).to(job.device)
     labels = torch.from_numpy(draws.labels).clamp(min=0).to(job.device)
     size = int(recipe.image["size"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -28,7 +28,8 @@ from shards.work import WorkPlan, begin_work
 from shards.writer import completed_shards, lock_dataset, scan_markers
 from synthgen.adapters import DEFAULT_GENERATOR, check_truncation, generator_info, load_generator
 from synthgen.plan import ShardPlan, parse_classes, plan_shards
-from synthgen.views import make_policy
+from synthgen.vectors import VectorFiles
+from synthgen.views import ViewPolicy, policy_from_options
 
 if TYPE_CHECKING:
     import torch
@@ -53,9 +54,21 @@ class RenderConfig:
     weights: Path | None = None
     """Folder or file with the generator's weights; None for the built-in or published ones."""
     views: str = "gaussian"
-    """Name of the view policy."""
+    """Name of the view policy, or mixture:POLICY[:NAME=VALUE …]@WEIGHT+…"""
     std: float | None = None
-    """The gaussian policy's nominal standard deviation; None for its default."""
+    """gaussian, directions: nominal standard deviation of the step; None for the policy's default."""
+    radius: float | None = None
+    """ball: longest step; None for its default."""
+    degrees: float | None = None
+    """angular: largest angle; None for its default."""
+    strength: float | None = None
+    """steer: largest alpha; None for its default."""
+    edits: str | Sequence[str] | None = None
+    """steer: which walks, such as zoom,rotate; None for all in the file."""
+    walks: Path | None = None
+    """steer: file of `synthgen steer train`; None for the generator's own, where the package has them."""
+    directions: Path | None = None
+    """directions: file of `synthgen directions`."""
     num_views: int = 1
     """Views per group, beside the anchor."""
     truncation: float = 1.0
@@ -93,10 +106,11 @@ class RenderConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))
-        object.__setattr__(self, "weights", Path(self.weights) if self.weights is not None else None)
+        for name in ("weights", "walks", "directions"):
+            object.__setattr__(self, name, Path(getattr(self, name)) if getattr(self, name) is not None else None)
         generator_info(self.generator)
         check_truncation(self.truncation)
-        make_policy(self.views, std=self.std)
+        self.view_policy()
         _check_whole("n", self.n, 1, LARGEST_NUM_GROUPS)
         _check_whole("num_views", self.num_views, 1, 64)
         _check_whole("seed", self.seed, 0, 2**63 - 1)
@@ -129,6 +143,24 @@ class RenderConfig:
         if self.slurm:
             parse_slurm_options(self.slurm)
 
+    def view_policy(self) -> ViewPolicy:
+        """The policy that the options amount to; reads the files that it needs.
+
+        Raises:
+            ValueError: no such policy, or an option that is not its own.
+        """
+        return policy_from_options(
+            self.views,
+            generator=self.generator,
+            std=self.std,
+            radius=self.radius,
+            degrees=self.degrees,
+            strength=self.strength,
+            edits=self.edits,
+            walks=self.walks,
+            directions=self.directions,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class RenderJob:
@@ -143,6 +175,8 @@ class RenderJob:
     """On `device`; with several devices, on the CPU: their processes load their own."""
     devices: tuple[torch.device, ...]
     """One for every process."""
+    vectors: VectorFiles = field(default_factory=VectorFiles)
+    """Where the view policy's walks or directions lie; workers read them by the sha256 in the recipe."""
 
     @property
     def device(self) -> torch.device:
@@ -215,6 +249,8 @@ def prepare_job(config: RenderConfig, *, elsewhere: Literal["cpu", "cuda"] | Non
         device=devices[0] if len(devices) == 1 else "cpu",
         dtype=dtype,
     )
+    for found in config.view_policy().vectors:
+        found.check_generator(generator)
     return RenderJob(
         directory=config.out,
         num_groups=config.n,
@@ -223,6 +259,7 @@ def prepare_job(config: RenderConfig, *, elsewhere: Literal["cpu", "cuda"] | Non
         shard_size=config.shard_size or stored_shard_size or DEFAULT_SHARD_SIZE,
         generator=generator,
         devices=devices,
+        vectors=VectorFiles(paths=tuple(path for path in (config.walks, config.directions) if path is not None)),
     )
 
 
@@ -243,7 +280,7 @@ def make_recipe(config: RenderConfig, generator: Generator) -> Recipe:
             "truncation": float(config.truncation),
         },
         classes=parse_classes(config.classes, num_classes=generator.num_classes),
-        views=(make_policy(config.views, std=config.std).recipe(),) * config.num_views,
+        views=(config.view_policy().recipe(),) * config.num_views,
         seed=config.seed,
         image=image,
         store_latents=config.store_latents,

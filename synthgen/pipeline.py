@@ -40,6 +40,7 @@ from synthgen.devices import (
     set_forward_threads,
 )
 from synthgen.plan import BlockPlan, Draws, ShardPlan, draw_groups, plan_blocks
+from synthgen.vectors import VectorFiles
 
 STAGES = ("draw", "generate", "encode", "write")
 _MOST_BUFFER_BYTES = 2_000_000_000
@@ -70,12 +71,21 @@ class ShardRenderer:
     Args:
         directory: the dataset's folder, locked by the caller.
         generator: at the recipe's truncation, on `device`, in the dtype of `render`.
+        vectors: files with the walks or directions that the recipe's view policies name.
     """
 
     def __init__(
-        self, *, directory: Path, recipe: Recipe, render: RenderSettings, generator: Generator, device: torch.device
+        self,
+        *,
+        directory: Path,
+        recipe: Recipe,
+        render: RenderSettings,
+        generator: Generator,
+        device: torch.device,
+        vectors: VectorFiles | None = None,
     ) -> None:
         self._directory, self._recipe, self._render = directory, recipe, render
+        self._vectors = vectors
         self._generator, self._device = generator, device
         self._size = int(recipe.image["size"])
         self._class_names = {label: generator.class_names[label] for label in recipe.classes}
@@ -134,7 +144,13 @@ class ShardRenderer:
     def _forward(self, shard: _Shard, block: BlockPlan) -> _Rendered:
         began = time.perf_counter()
         shard.started = shard.started or began
-        draws = draw_groups(self._recipe, latent_dim=self._generator.latent_dim, first=block.first, count=block.size)
+        draws = draw_groups(
+            self._recipe,
+            latent_dim=self._generator.latent_dim,
+            first=block.first,
+            count=block.size,
+            vectors=self._vectors,
+        )
         drawn = time.perf_counter()
         self._add_busy(shard, "draw", drawn - began)
         buffer = self._buffers.popleft()  # there is one for every block in flight

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from shards.manifest import Recipe
 from synthgen.draws import draw_labels, draw_truncated_normal
+from synthgen.vectors import VectorFiles
 from synthgen.views import policy_from_recipe
 
 ANCHOR_BOUND = 2.0
@@ -68,11 +69,18 @@ class Draws:
     """[V][B]: what to store about each view."""
 
 
-def draw_groups(recipe: Recipe, *, latent_dim: int, first: int, count: int) -> Draws:
+def draw_groups(
+    recipe: Recipe, *, latent_dim: int, first: int, count: int, vectors: VectorFiles | None = None
+) -> Draws:
     """Labels, latents and view parameters of the groups first … first + count - 1 of a recipe.
+
+    Policies that walk along vectors find them by sha256 among the files of `vectors` and the package's own.
 
     Anchors are truncation * TN(-2, 2), the truncation trick of BigGAN (Brock et al. 2019, section 3.1) as the published
     generators expect it.
+
+    Raises:
+        ValueError: a policy's vectors are in none of the files.
     """
     seed, truncation = recipe.seed, float(recipe.source["truncation"])
     anchor = truncation * draw_truncated_normal(
@@ -80,7 +88,7 @@ def draw_groups(recipe: Recipe, *, latent_dim: int, first: int, count: int) -> D
     )
     latents, parameters = [anchor], []
     for view, entry in enumerate(recipe.views):
-        policy = policy_from_recipe(entry)
+        policy = policy_from_recipe(entry, vectors=vectors)
         of_view, stored = policy.latents(anchor, seed=seed, view=view, first=first, truncation=truncation)
         latents.append(of_view)
         parameters.append(stored)

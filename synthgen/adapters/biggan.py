@@ -42,6 +42,24 @@ class BigGANGenerator:
         """Pixels [B, H, W, 3], uint8, on the generator's device; resized to `size` where it is given."""
         return to_pixels(self.sample(latents, labels), size=size)
 
+    def differentiable(self, latents: Tensor, labels: Tensor) -> Tensor:
+        """Images as `sample` gives them, through which gradients reach the latents; the weights get none."""
+        return self._network(latents, labels)
+
+    @property
+    def num_layers(self) -> int:
+        """Depths at which `activations` can look: 0, the first linear layer, to num_layers - 1."""
+        return len(self._network.layers)
+
+    def latent_weights(self) -> Tensor:
+        """The weights [outputs, latent_dim], float32, with which the first linear layer reads the latent."""
+        return self._network.start[0][:, : self.latent_dim]
+
+    @torch.inference_mode()
+    def activations(self, latents: Tensor, labels: Tensor, *, layer: int) -> Tensor:
+        """What leaves the first linear layer (0) or the layer-th block, [B, features], float32."""
+        return self._network(latents, labels, depth=layer).float().flatten(1)
+
 
 def load_biggan(
     name: str, files: WeightFiles, *, truncation: float, device: torch.device, dtype: torch.dtype

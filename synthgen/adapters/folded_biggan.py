@@ -132,8 +132,11 @@ class FoldedBigGAN(nn.Module):
         self.condition = (self.condition[0].to(device), self.condition[1].to(device))
         return self.requires_grad_(False)
 
-    def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
-        """Images [B, 3, H, W], float32 in [-1, 1], of latents [B, z_dim] (truncation applied) and labels [B]."""
+    def forward(self, latents: Tensor, labels: Tensor, *, depth: int | None = None) -> Tensor:
+        """Images [B, 3, H, W], float32 in [-1, 1], of latents [B, z_dim] (truncation applied) and labels [B].
+
+        With a depth, what leaves the first linear layer (0) or the depth-th block instead, [B, channels, h, w].
+        """
         dtype = self.rgb_weight.dtype
         condition = torch.cat([latents, self.embeddings[labels]], dim=1)
         affine = F.linear(condition, *self.condition).to(dtype)[:, :, None, None].split(self.norm_channels, dim=1)
@@ -141,7 +144,9 @@ class FoldedBigGAN(nn.Module):
         # The start is stored as [height, width, channels], which is channels-last already.
         x = x.view(-1, 4, 4, self.start_channels).permute(0, 3, 1, 2)
         position = 0
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers):
+            if number == depth:
+                return x
             if isinstance(layer, FoldedBlock):
                 norms = [(affine[position + 2 * i], affine[position + 2 * i + 1]) for i in range(4)]
                 x = layer(x, norms)

@@ -42,3 +42,24 @@ class Generator(Protocol):
 
     def render(self, latents: Tensor, labels: Tensor, *, size: int | None = None) -> Tensor:
         """Pixels [B, H, W, 3], uint8, on the generator's device; resized to `size` where it is given."""
+
+
+class DifferentiableGenerator(Generator, Protocol):
+    """Optional: a generator through which gradients pass. Only `synthgen steer train` asks for it."""
+
+    def differentiable(self, latents: Tensor, labels: Tensor) -> Tensor:
+        """Images as `sample` gives them, outside of inference mode, with gradients to the latents alone."""
+
+
+class LayeredGenerator(Generator, Protocol):
+    """Optional: a generator whose first layers can be read. Only `synthgen directions` asks for it."""
+
+    @property
+    def num_layers(self) -> int:
+        """Depths at which `activations` can look: 0, the first linear layer, to num_layers - 1."""
+
+    def latent_weights(self) -> Tensor:
+        """The weights [outputs, latent_dim], float32, with which the first linear layer reads the latent."""
+
+    def activations(self, latents: Tensor, labels: Tensor, *, layer: int) -> Tensor:
+        """What leaves the first linear layer (0) or the layer-th one after it, [B, features], float32."""

@@ -1,1 +1,1 @@
-"""Commands of `synthgen` that have a file of their own, one subject each."""
+"""The commands of `synthgen`, one or one group a file; each turns options into a call of the function of its name."""

@@ -39,6 +39,7 @@ class Worker:
             render=job.render,
             generator=job.generator,
             device=job.device,
+            vectors=job.vectors,
         )
         self._claims: deque[Claim] = deque()  # in the order in which their groups will be written
         self._began = self._renewed = time.monotonic()

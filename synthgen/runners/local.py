@@ -120,7 +120,7 @@ def _exit(number: int, frame: FrameType | None) -> None:
 def _opening_lines(job: RenderJob, state: FolderState) -> list[str]:
     recipe = job.recipe
     truncation = float(recipe.source["truncation"])
-    view = policy_from_recipe(recipe.views[0]).describe(truncation=truncation)
+    view = policy_from_recipe(recipe.views[0], vectors=job.vectors).describe(truncation=truncation)
     lines = [
         f"recipe {recipe.id[:12]}: {job.generator.name} on {describe_devices(job.devices)} in {job.render.dtype}, "
         f"batch {job.render.batch_size}, truncation {truncation:g}; {recipe.num_views} x {view}"

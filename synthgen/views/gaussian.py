@@ -27,6 +27,7 @@ class Gaussian:
     """Nominal standard deviation of the step, in units of the truncation; 0 repeats the anchor."""
 
     name = "gaussian"
+    vectors = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.std, bool) or not isinstance(self.std, int | float) or not 0 <= self.std < math.inf:

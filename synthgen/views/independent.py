@@ -21,6 +21,7 @@ class Independent:
     """
 
     name = "independent"
+    vectors = ()
 
     def recipe(self) -> dict[str, Any]:
         """The policy's entry in a recipe."""

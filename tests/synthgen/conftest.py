@@ -6,13 +6,16 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from safetensors.torch import save_file
 
 from synthgen.adapters.folded_biggan import remove_spectral_norms
+from synthgen.vectors import VectorSet, write_vectors
 
 TINY_CONFIG = {
     "output_dim": 32,
@@ -97,3 +100,34 @@ def published_layout() -> Callable[[Path, BigGAN], Path]:
 def package_layout() -> Callable[[Path, BigGAN], Path]:
     """`write_package_layout`."""
     return write_package_layout
+
+
+WALK_NAMES = ("zoom", "shift_x", "rotate")
+
+
+class VectorMaker:
+    """Files of fixed vectors, walks along axes and directions of several coordinates, for a generator of any size."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, kind: str, dim: int) -> Path:
+        return self.folder / f"{kind}-{dim}.safetensors"
+
+    def __call__(
+        self, kind: str, *, dim: int = 64, generator: str = "biggan-deep-32", weights_sha256: str = "0" * 64
+    ) -> VectorSet:
+        names = WALK_NAMES if kind == "walks" else ("sefa0", "sefa1")
+        matrix = np.zeros((len(names), dim), np.float32)
+        for row in range(len(names)):
+            matrix[row, row : row + 4] = [0.5, -0.5, 0.5, 0.5]
+        owner = SimpleNamespace(name=generator, weights_sha256=weights_sha256, latent_dim=dim)
+        return write_vectors(
+            self.path(kind, dim), kind=kind, names=names, matrix=matrix, generator=owner, settings={"seed": 0}
+        )
+
+
+@pytest.fixture(scope="session")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> VectorMaker:
+    """`VectorMaker`: makes small files of walks or directions."""
+    return VectorMaker(tmp_path_factory.mktemp("vectors"))

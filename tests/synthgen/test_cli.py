@@ -28,6 +28,12 @@ RENDER_OPTIONS = [
     "--seed",
     "--views",
     "--std",
+    "--radius",
+    "--degrees",
+    "--strength",
+    "--edits",
+    "--walks",
+    "--directions",
     "--num-views",
     "--size",
     "--format",
@@ -47,9 +53,28 @@ RENDER_OPTIONS = [
 ]
 
 
+MODEL_OPTIONS = ["--generator", "--weights", "--truncation", "--seed", "--device"]
+OTHER_OPTIONS = {
+    "directions": ["--out", "--method", "--k", "--layer", "--samples", "--quiet", *MODEL_OPTIONS],
+    "steer train": ["--out", "--edit", "--steps", "--quiet", *MODEL_OPTIONS],
+    "steer show": ["--out", "--walks", "--edits", "--samples", "--strength", "--pixels", "--classes", *MODEL_OPTIONS],
+    "views show": [
+        *("--out", "--policy", "--std", "--radius", "--degrees", "--strength", "--edits", "--walks", "--directions"),
+        *("--samples", "--classes", *MODEL_OPTIONS),
+    ],
+}
+
+
 def test_the_options_are_these() -> None:
-    assert sorted(main.commands) == ["generators", "render", "status"]
+    assert sorted(main.commands) == ["directions", "generators", "render", "status", "steer", "views"]
     assert [option for param in render.params for option in param.opts] == RENDER_OPTIONS
+    for path, expected in OTHER_OPTIONS.items():
+        command: click.Command = main
+        for name in path.split():
+            assert isinstance(command, click.Group)
+            command = command.commands[name]
+        assert [option for param in command.params for option in param.opts] == expected, path
+        assert command.help and all(param.help for param in command.params if isinstance(param, click.Option))
 
 
 def test_version_and_short_help() -> None:
@@ -73,7 +98,9 @@ def test_help_teaches() -> None:
         assert word in text
     defaults = {
         "--generator": RenderConfig.__dataclass_fields__["generator"].default,
-        "--std": synthgen.job.make_policy("gaussian").recipe()["std"],
+        "--std": synthgen.views.make_policy("gaussian").recipe()["std"],
+        "--radius": synthgen.views.make_policy("ball").recipe()["radius"],
+        "--degrees": f"{synthgen.views.make_policy('angular').recipe()['degrees']:g}",
         "--format": RenderConfig.__dataclass_fields__["format"].default,
         "--shard-size": synthgen.job.DEFAULT_SHARD_SIZE,
     }

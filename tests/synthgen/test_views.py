@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from synthgen.draws import draw_truncated_normal
-from synthgen.views import POLICIES, make_policy, policy_from_recipe
+from synthgen.vectors import VectorFiles, VectorSet
+from synthgen.views import POLICIES, ViewPolicy, make_policy, policy_from_recipe
 from synthgen.views.gaussian import Gaussian
 
 # Pinned across versions of numpy and scipy: if these change, every dataset changes.
@@ -17,8 +21,31 @@ GOLDEN_STEPS = {
     ("gaussian", 1): "88583fb3382a08fd",
     ("independent", 0): "1c87a1b1db2619ee",
     ("independent", 1): "44165bfa5a3a7871",
+    ("ball", 0): "42d4feec2c68303b",
+    ("angular", 0): "cdd6496062fa5a35",
+    ("steer", 0): "12c7bed441c7bb51",
+    ("directions", 0): "e2e78b4eaf498a46",
+    ("mixture", 0): "7a63c93089190239",
 }
 ANCHOR = 0.7 * draw_truncated_normal(seed=0, stream="anchor", first=100, count=400, dim=64, bound=2.0)
+
+
+def make_any(name: str, vectors: Callable[..., VectorSet], dim: int = 64) -> ViewPolicy:
+    """A policy of every name, with vectors and components where it needs them."""
+    parameters: dict[str, Any] = {
+        "steer": {"walks": vectors("walks", dim=dim)},
+        "directions": {"directions": vectors("directions", dim=dim)},
+        "mixture": {
+            "components": (
+                make_policy("gaussian"),
+                make_policy("angular", degrees=30),
+                make_policy("steer", walks=vectors("walks", dim=dim), edits="zoom"),
+                make_policy("directions", directions=vectors("directions", dim=dim)),
+            ),
+            "weights": (0.4, 0.3, 0.2, 0.1),
+        },
+    }.get(name, {})
+    return make_policy(name, **parameters)
 
 
 def test_gaussian_is_a_scaled_cut_step() -> None:
@@ -52,27 +79,47 @@ def test_independent_is_drawn_as_an_anchor_is_and_knows_nothing_of_it() -> None:
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_every_policy_is_a_function_of_seed_view_and_index(name: str) -> None:
-    policy = make_policy(name)
-    whole, _ = policy.latents(ANCHOR, seed=0, view=0, first=100, truncation=0.7)
-    part, _ = policy.latents(ANCHOR[30:50], seed=0, view=0, first=130, truncation=0.7)
+def test_every_policy_is_a_function_of_seed_view_and_index(name: str, vectors: Callable[..., VectorSet]) -> None:
+    policy = make_any(name, vectors)
+    whole, stored = policy.latents(ANCHOR, seed=0, view=0, first=100, truncation=0.7)
+    part, of_part = policy.latents(ANCHOR[30:50], seed=0, view=0, first=130, truncation=0.7)
     np.testing.assert_array_equal(part, whole[30:50])
+    assert of_part == stored[30:50]
+    for row in (0, 17, 399):
+        alone, of_row = policy.latents(ANCHOR[row : row + 1], seed=0, view=0, first=100 + row, truncation=0.7)
+        np.testing.assert_array_equal(alone[0], whole[row])
+        assert of_row == stored[row : row + 1]
     for change in ({"view": 1}, {"seed": 1}, {"first": 101}):
         other, _ = policy.latents(ANCHOR, **({"seed": 0, "view": 0, "first": 100, "truncation": 0.7} | change))
         assert not np.isclose(other, whole).all(axis=1).any()
 
 
+@pytest.mark.parametrize("name", POLICIES)
+def test_what_is_stored_has_constant_keys_and_plain_types(name: str, vectors: Callable[..., VectorSet]) -> None:
+    """Readers that make a table of the groups' json need them the same in all rows; no key may hold a dot."""
+    _, stored = make_any(name, vectors).latents(ANCHOR, seed=0, view=0, first=100, truncation=0.7)
+    kinds = [{key: type(value) for key, value in row.items()} for row in stored]
+    assert all(kind == kinds[0] for kind in kinds)
+    assert set(kinds[0].values()) <= {float, str, list} and not any("." in key for key in kinds[0])
+    assert {row["policy"] for row in stored} == {name}
+
+
 @pytest.mark.parametrize(("name", "view", "golden"), [(*place, digest) for place, digest in GOLDEN_STEPS.items()])
-def test_golden_steps(name: str, view: int, golden: str) -> None:
-    """From an anchor of zeros, so that the anchor's draws have no part in it."""
-    latents, _ = make_policy(name).latents(np.zeros((1000, 128)), seed=0, view=view, first=0, truncation=1.0)
-    assert hashlib.sha256(latents.astype(np.float32).tobytes()).hexdigest()[:16] == golden
+def test_golden_steps(name: str, view: int, golden: str, vectors: Callable[..., VectorSet]) -> None:
+    """From an anchor of zeros, so that the anchor's draws have no part in it; from ones where zeros stay zeros."""
+    anchor = np.ones((1000, 128)) if name in ("angular", "mixture") else np.zeros((1000, 128))
+    latents, _ = make_any(name, vectors, 128).latents(anchor, seed=0, view=view, first=0, truncation=1.0)
+    # In eighths of a thousandth: the last bits of sines and powers belong to the C library.
+    exact = latents.astype(np.float32) if name in ("gaussian", "independent") else np.round(latents * 8000)
+    assert hashlib.sha256(exact.tobytes()).hexdigest()[:16] == golden
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_a_recipe_entry_gives_the_policy_back(name: str) -> None:
-    policy = make_policy(name)
-    assert policy_from_recipe(policy.recipe()) == policy
+def test_a_recipe_entry_gives_the_policy_back(name: str, vectors: Callable[..., VectorSet]) -> None:
+    policy = make_any(name, vectors)
+    paths = VectorFiles(paths=(vectors.path("directions", 64), vectors.path("walks", 64)))  # type: ignore[attr-defined]
+    again = policy_from_recipe(json.loads(json.dumps(policy.recipe())), vectors=paths)
+    assert again == policy and again.recipe() == policy.recipe()
     assert policy.recipe()["policy"] == name
 
 

@@ -1,0 +1,57 @@
+"""`synthgen steer train` and `synthgen steer show`: learn walks in latent space, and look at them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from synthgen.commands.model_options import given, model_options
+
+
+@click.group()
+def steer() -> None:
+    """Learn latent walks that zoom, shift, rotate or recolour images, and see them."""
+
+
+@steer.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The .safetensors file to write.")
+@click.option(
+    "--edit", help="Of zoom,shift_x,shift_y,rotate,brightness,colour; a walk is learned for each.  [default: all]"
+)
+@click.option("--steps", type=int, help="Of 4 anchors, each walked along every edit.  [default: 600]")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@model_options
+def train(quiet: bool, **options: Any) -> None:
+    """Learn a linear walk for every edit.
+
+    A walk w makes G(z + alpha w) as like the edited image of z as it can, alpha from -1 to 1 (Jahanian, Chai and Isola
+    2020). What an edit brings in from outside the frame does not count. At the end every walk is judged on anchors that
+    it has not seen: 100 % would be the edit itself, 0 % no change at all.
+    """
+    from synthgen.steer import train
+    from synthgen.steer.learning import describe_walks
+
+    walks = train(quiet=quiet, **given(options))
+    for line in describe_walks(walks):
+        click.echo(line)
+    click.echo(f"wrote {options['out']}, {len(walks.names)} walks, sha256 {walks.sha256[:12]}")
+
+
+@steer.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The PNG file to write.")
+@click.option(
+    "--walks", type=click.Path(path_type=Path), help="File of `synthgen steer train`.  [default: the package's own]"
+)
+@click.option("--edits", help="Which of its walks, such as zoom,rotate.  [default: all]")
+@click.option("--samples", type=int, help="Anchors to walk from.  [default: 3]")
+@click.option("--strength", type=float, help="Largest alpha.  [default: 1]")
+@click.option("--pixels", is_flag=True, help="Beneath each row, the edit of pixels that the walk imitates.")
+@click.option("--classes", help="all, or ids such as 0,3,7.  [default: all]")
+@model_options
+def show(pixels: bool, **options: Any) -> None:
+    """Draw images along walks: a row per edit and sample, a column per alpha."""
+    from synthgen.steer import show
+
+    click.echo(f"wrote {show(pixels=pixels, **given(options))}")

@@ -1,0 +1,88 @@
+"""Strips of images along learned walks, drawn to be looked at: a walk is as good as what can be seen of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from shards.sheet import SheetRow, check_sheet_path, draw_rows, write_sheet
+from synthgen.adapters import load_generator
+from synthgen.adapters.pixels import to_pixels
+from synthgen.devices import choose_device
+from synthgen.steer.edits import EDITS, apply_edit
+from synthgen.vectors import VectorSet, package_vectors, read_vectors
+from synthgen.views.contact_sheet import check_samples, draw_anchors
+from synthgen.views.numbers import check_number
+from synthgen.views.steer import choose_edits
+
+_NUM_ALPHAS = 7
+_UNKNOWN = 0.6  # grey, in [-1, 1], of what lies outside the frame
+
+
+def draw_strips(
+    *,
+    out: str | Path,
+    walks: str | Path | None,
+    edits: str | Sequence[str] | None,
+    samples: int,
+    strength: float,
+    pixels: bool,
+    classes: str | Sequence[int],
+    generator_name: str,
+    weights: str | Path | None,
+    truncation: float,
+    seed: int,
+    device: str,
+) -> Path:
+    """Draws the strips and writes them as PNG; see `synthgen.steer.show`."""
+    path = check_sheet_path(out)
+    check_samples(samples)
+    strength = check_number("strength", strength, 0.01, 100, such_as="1")
+    found = read_vectors(package_vectors("walks", generator_name) if walks is None else walks, kind="walks")
+    names = choose_edits(edits or (), found)
+    place = choose_device(device)
+    generator = load_generator(generator_name, weights=weights, truncation=truncation, device=place)
+    found.check_generator(generator)
+    anchors, labels = draw_anchors(generator, classes=classes, truncation=truncation, seed=seed, count=samples)
+    alphas = np.linspace(-strength, strength, _NUM_ALPHAS)
+    rows = []
+    for edit in names:
+        for sample in range(samples):
+            label = labels[sample : sample + 1].to(place)
+            strip = _walked(found, edit, anchors[sample], alphas).to(place)
+            images = generator.sample(strip, label.clamp(min=0).expand(len(strip)))
+            name = generator.class_names[int(label)] if generator.num_classes else f"sample {sample}"
+            rows.append(SheetRow(name=edit, detail=name, images=_to_images(images)))
+            if pixels and edit in EDITS:
+                edited = _edited(images[_NUM_ALPHAS // 2], edit, alphas)
+                rows.append(SheetRow(name="", detail="the edit in pixels", images=_to_images(edited)))
+    sheet = draw_rows(
+        title=f"Walks of {generator.name}",
+        facts=[f"walks {found.sha256[:12]}", f"truncation {truncation:g}", f"seed {seed}"],
+        heads=[(f"alpha {alpha:+.2g}" if alpha else "anchor", "") for alpha in alphas.round(3).tolist()],
+        rows=rows,
+        wide_before=(_NUM_ALPHAS // 2, _NUM_ALPHAS // 2 + 1),
+        fewer="--samples or --edits",
+    )
+    return write_sheet(path, sheet)
+
+
+def _walked(walks: VectorSet, edit: str, anchor: NDArray[np.float64], alphas: NDArray[np.float64]) -> torch.Tensor:
+    """Latents [alphas, latent_dim] along one walk through an anchor [latent_dim]."""
+    steps = alphas[:, None] * walks.matrix[walks.names.index(edit)]
+    return torch.from_numpy((anchor + steps).astype(np.float32))
+
+
+def _edited(anchor: torch.Tensor, edit: str, alphas: NDArray[np.float64]) -> torch.Tensor:
+    """The anchor's pixels [3, H, W] edited with every alpha; grey where an edit has nothing to show."""
+    factors = torch.from_numpy(alphas.astype(np.float32)).to(anchor.device)
+    edited, mask = apply_edit(edit, anchor.expand(len(alphas), -1, -1, -1), factors)
+    return edited * mask + _UNKNOWN * (1 - mask)
+
+
+def _to_images(images: torch.Tensor) -> list[NDArray[np.uint8]]:
+    return list(to_pixels(images).cpu().numpy())
