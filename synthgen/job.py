@@ -23,8 +23,11 @@ from shards.manifest import (
     load_manifest,
 )
 from shards.writer import completed_shards, lock_dataset, scan_markers
-from synthgen.adapters import DEFAULT_GENERATOR, check_truncation, generator_info, load_generator
-from synthgen.plan import ShardPlan, parse_classes, plan_shards
+from synthgen.adapters import DEFAULT_GENERATOR, GENERATORS, check_generator_name, check_truncation, load_generator
+from synthgen.adapters.own_names import kind_of_name
+from synthgen.class_weights import parse_class_weights
+from synthgen.classes import parse_classes
+from synthgen.plan import ShardPlan, plan_shards
 from synthgen.views import make_policy
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ class RenderConfig:
     out: Path
     """The dataset's folder: new, empty, or a dataset of the same recipe to resume or grow."""
     generator: str = DEFAULT_GENERATOR
-    """Name in the table of generators."""
+    """Name in the table of generators, module:function, or FILE.pt2."""
     weights: Path | None = None
     """Folder or file with the generator's weights; None for the built-in or published ones."""
     views: str = "gaussian"
@@ -56,8 +59,10 @@ class RenderConfig:
     """Views per group, beside the anchor."""
     truncation: float = 1.0
     """In (0, 1]: scales every latent and picks the statistics of the norms."""
-    classes: str | Sequence[int] = "all"
-    """all, ids such as 0,3,7, or a file with one id per line; from Python also [0, 3, 7]."""
+    classes: str | Sequence[int | str] = "all"
+    """all, ids such as 0,3,7, names, imagenet100, or a file with one class per line; from Python also [0, 3, 7]."""
+    class_weights: str | Mapping[int | str, int] | None = None
+    """0:3,cat:2, or a file with one class:weight per line; from Python also {0: 3}. Other classes have weight 1."""
     seed: int = 0
     """Key of every draw."""
     size: int | None = None
@@ -80,7 +85,7 @@ class RenderConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))
         object.__setattr__(self, "weights", Path(self.weights) if self.weights is not None else None)
-        generator_info(self.generator)
+        check_generator_name(self.generator)
         check_truncation(self.truncation)
         make_policy(self.views, std=self.std)
         _check_whole("n", self.n, 1, LARGEST_NUM_GROUPS)
@@ -138,23 +143,27 @@ def prepare_job(config: RenderConfig) -> RenderJob:
     Raises:
         ValueError: anything about the request that cannot work, with the fix.
     """
-    from synthgen.devices import choose_device, choose_dtype
+    from synthgen.devices import choose_device
 
     stored, stored_shard_size = _stored_settings(config.out)
     device = choose_device(config.device)
-    info = generator_info(config.generator)
-    batch_size = config.batch_size or (
-        stored.batch_size if stored else info.gpu_batch_size if device.type == "cuda" else info.cpu_batch_size
-    )
-    dtype = stored.dtype if stored and config.dtype == "auto" else choose_dtype(config.dtype, device)
     generator = load_generator(
-        config.generator, weights=config.weights, truncation=config.truncation, device=device, dtype=dtype
+        config.generator,
+        weights=config.weights,
+        truncation=config.truncation,
+        device=device,
+        dtype=_dtype_to_ask_for(config, stored, device),
     )
+    batch_size = _choose_batch_size(config, stored, generator, device)
+    if config.generator not in GENERATORS:
+        from synthgen.adapters.own_generator import probe_generator
+
+        probe_generator(generator, batch_size=batch_size, device=device, truncation=config.truncation)
     return RenderJob(
         directory=config.out,
         num_groups=config.n,
         recipe=make_recipe(config, generator),
-        render=RenderSettings(batch_size=batch_size, dtype=dtype),
+        render=RenderSettings(batch_size=batch_size, dtype=generator.dtype),
         shard_size=config.shard_size or stored_shard_size or DEFAULT_SHARD_SIZE,
         generator=generator,
         device=device,
@@ -171,13 +180,20 @@ def make_recipe(config: RenderConfig, generator: Generator) -> Recipe:
     image: dict[str, Any] = {"size": size, "format": config.format}
     if config.format == "jpg":
         image |= {"quality": config.quality or 95, "subsampling": default_subsampling(size)}
+    known = {"num_classes": generator.num_classes, "class_names": generator.class_names}
+    classes = parse_classes(config.classes, **known)
+    source: dict[str, Any] = {
+        "generator": generator.name,
+        "weights_sha256": generator.weights_sha256,
+        "truncation": float(config.truncation),
+    }
+    if config.class_weights is not None:
+        weights = parse_class_weights(config.class_weights, classes=classes, **known)
+        if weights:  # alike, they are no weights: the recipe is the one without
+            source["class_weights"] = {str(label): weight for label, weight in weights.items()}
     return Recipe(
-        source={
-            "generator": generator.name,
-            "weights_sha256": generator.weights_sha256,
-            "truncation": float(config.truncation),
-        },
-        classes=parse_classes(config.classes, num_classes=generator.num_classes),
+        source=source,
+        classes=classes,
         views=(make_policy(config.views, std=config.std).recipe(),) * config.num_views,
         seed=config.seed,
         image=image,
@@ -308,6 +324,42 @@ def config_from_options(*, n: int | str, out: str | Path, options: Mapping[str, 
         if name not in known:
             raise ValueError(f"render has no option '{name}': choose from {', '.join(known)}")
     return RenderConfig(n=parse_count(n) if isinstance(n, str) else n, out=Path(out), **options)
+
+
+def _dtype_to_ask_for(config: RenderConfig, stored: RenderSettings | None, device: torch.device) -> str:
+    """The folder's where none was asked for, as far as the generator can choose."""
+    from synthgen.devices import choose_dtype
+
+    named = config.generator in GENERATORS
+    if not named and kind_of_name(config.generator) == "program":
+        return config.dtype
+    if not named:
+        from synthgen.adapters.python_function import takes_dtype
+
+        if not takes_dtype(config.generator):
+            return config.dtype
+    return stored.dtype if stored and config.dtype == "auto" else choose_dtype(config.dtype, device)
+
+
+def _choose_batch_size(
+    config: RenderConfig, stored: RenderSettings | None, generator: Generator, device: torch.device
+) -> int:
+    fixed = generator.fixed_batch_size
+    if fixed is not None:
+        if config.batch_size not in (None, fixed):
+            raise ValueError(
+                f"{generator.name} was exported for batches of {fixed}: leave --batch-size away, or export it with a "
+                "dynamic batch"
+            )
+        return fixed
+    if config.batch_size or stored:
+        return config.batch_size or (stored.batch_size if stored else 0)
+    if config.generator in GENERATORS:
+        info = GENERATORS[config.generator]
+        return info.gpu_batch_size if device.type == "cuda" else info.cpu_batch_size
+    from synthgen.adapters.own_generator import usual_batch_size
+
+    return usual_batch_size(generator.image_size, device)
 
 
 def _stored_settings(directory: Path) -> tuple[RenderSettings | None, int | None]:

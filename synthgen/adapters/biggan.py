@@ -23,19 +23,21 @@ from synthgen.adapters.weight_files import WeightFiles
 class BigGANGenerator:
     """A BigGAN-deep at one truncation; see `synthgen.adapters.protocol.Generator`."""
 
-    def __init__(self, name: str, network: FoldedBigGAN, files: WeightFiles, *, weights_sha256: str) -> None:
+    def __init__(self, name: str, network: FoldedBigGAN, files: WeightFiles, *, weights_sha256: str, dtype: str) -> None:
         self.name = name
+        self.dtype = dtype
+        self.fixed_batch_size = None
         self.weights_sha256 = weights_sha256
         self.image_size = int(files.config["output_dim"])
         self.latent_dim = int(files.config["z_dim"])
         self.num_classes = int(files.config["num_classes"])
         self.class_names = files.class_names or default_class_names(self.num_classes)
-        self._network = network
+        self.network = network
 
     @torch.inference_mode()
     def sample(self, latents: Tensor, labels: Tensor) -> Tensor:
         """Images [B, 3, H, W], float32 in [-1, 1], of latents [B, latent_dim] float32 and labels [B] int64."""
-        return self._network(latents, labels)
+        return self.network(latents, labels)
 
     @torch.inference_mode()
     def render(self, latents: Tensor, labels: Tensor, *, size: int | None = None) -> Tensor:
@@ -53,7 +55,9 @@ def load_biggan(
     """
     digest = files.sha256()  # says plainly that a file is corrupt, before the parser says it in its own words
     network = FoldedBigGAN(load_network(files), truncation=truncation).place(device, dtype)
-    return BigGANGenerator(name, network, files, weights_sha256=digest)
+    return BigGANGenerator(
+        name, network, files, weights_sha256=digest, dtype=str(dtype).removeprefix("torch.")
+    )
 
 
 def load_network(files: WeightFiles) -> BigGAN:

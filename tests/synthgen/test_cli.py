@@ -24,6 +24,7 @@ RENDER_OPTIONS = [
     "--generator",
     "--weights",
     "--classes",
+    "--class-weights",
     "--truncation",
     "--seed",
     "--views",

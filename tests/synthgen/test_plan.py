@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from shards.manifest import Recipe
-from synthgen.plan import draw_groups, parse_classes, plan_blocks, plan_shards
+from synthgen.classes import parse_classes
+from synthgen.plan import draw_groups, plan_blocks, plan_shards
 
 
 @pytest.mark.parametrize("num_groups", [1, 9, 10, 11, 1000])
