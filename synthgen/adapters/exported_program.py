@@ -37,14 +37,15 @@ def load_program(name: str, *, weights: Path | None, device: torch.device, dtype
     path = Path(name) if weights is None else weights / Path(name).name if weights.is_dir() else weights
     file = read_program_file(path)
     name = Path(name).name
-    try:
-        with _without_torch_logs():
+    with _torch_logs() as logged:
+        try:
             program = torch.export.load(file.archive)
-    except Exception as error:
-        raise ValueError(
-            f"{path} cannot be loaded by torch {torch.__version__} ({describe_error(error)}): export it again with "
-            "this version"
-        ) from error
+        except Exception as error:
+            cause = logged[0] if logged else error
+            raise ValueError(
+                f"{path} cannot be loaded by torch {torch.__version__} ({describe_error(cause)}): export it again "
+                "with this version"
+            ) from error
     model = _ProgramModel(program, name, file.extra)
     if dtype not in ("auto", model.dtype):
         raise ValueError(f"{name} was exported in {model.dtype}: leave --dtype away, or export it in {dtype}")
@@ -156,13 +157,23 @@ def _text(tensor: Tensor) -> str:
     return f"[{', '.join(str(length) for length in tensor.shape)}] {str(tensor.dtype).removeprefix('torch.')}"
 
 
+class _ErrorCollector(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[BaseException] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            self.errors.append(record.exc_info[1])
+
+
 @contextmanager
-def _without_torch_logs() -> Iterator[None]:
-    """Torch logs warnings of its own while it reads an older archive; what matters is raised."""
-    logger = logging.getLogger("torch.export")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+def _torch_logs() -> Iterator[list[BaseException]]:
+    """Keeps torch's own warnings about older archives off the screen, and gives the errors that it logs but hides."""
+    logger, collector = logging.getLogger("torch.export"), _ErrorCollector()
+    propagate, logger.propagate = logger.propagate, False
+    handlers, logger.handlers = logger.handlers, [collector]
     try:
-        yield
+        yield collector.errors
     finally:
-        logger.setLevel(before)
+        logger.propagate, logger.handlers = propagate, handlers

@@ -130,7 +130,7 @@ class FoldedBigGAN(nn.Module):
         self.embeddings = self.embeddings.float().to(device)
         self.start = (self.start[0].float().to(device), self.start[1].float().to(device))
         self.condition = (self.condition[0].to(device), self.condition[1].to(device))
-        return self.requires_grad_(False)
+        return self.requires_grad_(False).eval()
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
         """Images [B, 3, H, W], float32 in [-1, 1], of latents [B, z_dim] (truncation applied) and labels [B]."""

@@ -55,7 +55,7 @@ def export_program(
     shapes = None if batch_size else tuple({0: batch} for _ in inputs)
     try:
         with torch.no_grad():
-            program = torch.export.export(network, tuple(inputs), dynamic_shapes=shapes)
+            program = torch.export.export(network, tuple(inputs), dynamic_shapes=shapes, strict=False)
     except Exception as error:
         reason = " ".join(f"{error}".split())[:200]
         raise ValueError(

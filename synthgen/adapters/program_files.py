@@ -111,6 +111,8 @@ def read_program_file(path: Path) -> ProgramFile:
 def _read_zip(data: bytes) -> dict[str, bytes]:
     parts: dict[str, bytes] = {}
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if min((entry.header_offset for entry in archive.infolist()), default=0) > 0:
+            raise zipfile.BadZipFile("it is cut short")  # what was found is an archive inside of it
         for entry in archive.infolist():
             if entry.filename in parts:
                 raise _UnsafeError(f"two parts called {entry.filename}")
@@ -156,10 +158,10 @@ def _check_pickle(name: str, part: bytes) -> None:
 
 def _check_config(name: str, config: Any) -> None:
     for tensor, entry in config["config"].items():
-        if entry.get("use_pickle"):
-            raise _UnsafeError(f"the pickled tensor {tensor[:60]!r} in {name}")
         if not re.fullmatch(r"(weight|tensor)_\d+", entry["path_name"]):
             raise _UnsafeError(f"the custom object {tensor[:60]!r} in {name}")
+        if entry.get("use_pickle"):
+            raise _UnsafeError(f"the pickled tensor {tensor[:60]!r} in {name}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def find_function(name: str) -> Callable[..., Any]:
         raise ValueError(f"{module_name} ({module.__file__}) has no {function_name}: check --generator {name}")
     function = getattr(module, function_name)
     if not callable(function):
-        raise ValueError(f"{name} is a {type(function).__name__}, not a function: name one that makes the generator")
+        raise ValueError(f"{name} is no function but {function!r:.40}: name one that makes the generator")
     return function
 
 
