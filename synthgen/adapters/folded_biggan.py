@@ -97,7 +97,7 @@ class FoldedBigGAN(nn.Module):
         generator = network.generator
         self.start_channels = 16 * generator.config.channel_width
         self.embeddings = network.embeddings.weight.t().contiguous()  # [classes, z_dim]
-        self.start = (generator.gen_z.weight, generator.gen_z.bias)
+        self.start = (generator.gen_z.weight.detach(), generator.gen_z.bias.detach())
         self.layers = nn.ModuleList()
         affines = []
         self.norm_channels: list[int] = []
