@@ -1,7 +1,7 @@
 """Deliberate imbalance: some classes more often than others, and every prefix as close to that as whole groups can be.
 
 Weights are whole numbers; a class of weight 3 comes three times as often as one of weight 1. The indices are cut into
-runs of L = sum of the weights, each of which holds every class exactly as often as its weight says. Within a run, classes
+runs of L = sum of the weights, each of which holds every class exactly as often as its weight says. Within a run, they
 are spread so that after any number n of groups a class of weight w has come n * w / L times, to within less than one.
 
     weights = parse_class_weights("0:3,cat:2", classes=(0, 3, 5), num_classes=10, class_names=names)   # {0: 3, 3: 2}
@@ -34,10 +34,10 @@ def parse_class_weights(
     num_classes: int,
     class_names: Sequence[str] = (),
 ) -> dict[int, int]:
-    """Weights above or below the others', by class id, of text such as 0:3,cat:2, of a file with one a line, or a mapping.
+    """Weights other than 1, by class id, of text such as 0:3,cat:2, of a file with one of these a line, or a mapping.
 
-    Selected classes that are not named have weight 1. Common factors are divided out and weights of 1 left away, so that
-    equal proportions give equal recipes; all weights alike give an empty mapping.
+    Selected classes that are not named have weight 1. Common factors are divided out and weights of 1 left away, so
+    that equal proportions give equal recipes; all weights alike give an empty mapping.
 
     Raises:
         ValueError: unreadable, a class twice or not selected, or weights that are not whole numbers above 0.
@@ -96,8 +96,8 @@ def draw_weighted_labels(
 def spread_classes(weights: tuple[int, ...]) -> NDArray[np.int64]:
     """Positions of classes [sum of the weights], each as often as its weight, spread evenly.
 
-    The j-th coming of a class of weight w falls into the places floor((j - 1) L / w) … ceil(j L / w) - 1, which keeps its
-    count within one of its share after every place. Earliest deadline first finds such a spread, because there always
+    The j-th coming of a class of weight w falls into the places floor((j - 1) L / w) … ceil(j L / w) - 1, which keeps
+    its count within one of its share after every place. Earliest deadline first finds such a spread, because there always
     is one (Baruah, Cohen, Plaxton and Varvel, "Proportionate progress", Algorithmica 1996).
     """
     length = sum(weights)

@@ -26,8 +26,8 @@ def parse_classes(
 ) -> tuple[int, ...]:
     """Class ids, ascending, of 'all', a list such as 0,3,7 or cat,dog, a file, or a name of NAMED_LISTS.
 
-    A class is an id, an exact name, or, of 1,000 classes, an ImageNet id such as n01440764. A file has one a line, and #
-    begins a comment. A word that names a class and a file means the class: ./cat means the file.
+    A class is an id, an exact name, or, of 1,000 classes, an ImageNet id such as n01440764. A file has one a line,
+    and # begins a comment. A word that names a class and a file means the class: ./cat means the file.
 
     Raises:
         ValueError: an unreadable or empty list, a class twice, or one that the generator does not have.

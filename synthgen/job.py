@@ -24,10 +24,10 @@ from shards.manifest import (
 )
 from shards.writer import completed_shards, lock_dataset, scan_markers
 from synthgen.adapters import DEFAULT_GENERATOR, GENERATORS, check_generator_name, check_truncation, load_generator
-from synthgen.adapters.own_names import kind_of_name
 from synthgen.class_weights import parse_class_weights
 from synthgen.classes import parse_classes
 from synthgen.plan import ShardPlan, plan_shards
+from synthgen.settings import choose_batch_size, dtype_to_ask_for
 from synthgen.views import make_policy
 
 if TYPE_CHECKING:
@@ -152,9 +152,9 @@ def prepare_job(config: RenderConfig) -> RenderJob:
         weights=config.weights,
         truncation=config.truncation,
         device=device,
-        dtype=_dtype_to_ask_for(config, stored, device),
+        dtype=dtype_to_ask_for(config.generator, config.dtype, stored=stored, device=device),
     )
-    batch_size = _choose_batch_size(config, stored, generator, device)
+    batch_size = choose_batch_size(generator, config.batch_size, stored=stored, device=device)
     if config.generator not in GENERATORS:
         from synthgen.adapters.own_generator import probe_generator
 
@@ -180,7 +180,7 @@ def make_recipe(config: RenderConfig, generator: Generator) -> Recipe:
     image: dict[str, Any] = {"size": size, "format": config.format}
     if config.format == "jpg":
         image |= {"quality": config.quality or 95, "subsampling": default_subsampling(size)}
-    known = {"num_classes": generator.num_classes, "class_names": generator.class_names}
+    known: dict[str, Any] = {"num_classes": generator.num_classes, "class_names": generator.class_names}
     classes = parse_classes(config.classes, **known)
     source: dict[str, Any] = {
         "generator": generator.name,
@@ -324,42 +324,6 @@ def config_from_options(*, n: int | str, out: str | Path, options: Mapping[str, 
         if name not in known:
             raise ValueError(f"render has no option '{name}': choose from {', '.join(known)}")
     return RenderConfig(n=parse_count(n) if isinstance(n, str) else n, out=Path(out), **options)
-
-
-def _dtype_to_ask_for(config: RenderConfig, stored: RenderSettings | None, device: torch.device) -> str:
-    """The folder's where none was asked for, as far as the generator can choose."""
-    from synthgen.devices import choose_dtype
-
-    named = config.generator in GENERATORS
-    if not named and kind_of_name(config.generator) == "program":
-        return config.dtype
-    if not named:
-        from synthgen.adapters.python_function import takes_dtype
-
-        if not takes_dtype(config.generator):
-            return config.dtype
-    return stored.dtype if stored and config.dtype == "auto" else choose_dtype(config.dtype, device)
-
-
-def _choose_batch_size(
-    config: RenderConfig, stored: RenderSettings | None, generator: Generator, device: torch.device
-) -> int:
-    fixed = generator.fixed_batch_size
-    if fixed is not None:
-        if config.batch_size not in (None, fixed):
-            raise ValueError(
-                f"{generator.name} was exported for batches of {fixed}: leave --batch-size away, or export it with a "
-                "dynamic batch"
-            )
-        return fixed
-    if config.batch_size or stored:
-        return config.batch_size or (stored.batch_size if stored else 0)
-    if config.generator in GENERATORS:
-        info = GENERATORS[config.generator]
-        return info.gpu_batch_size if device.type == "cuda" else info.cpu_batch_size
-    from synthgen.adapters.own_generator import usual_batch_size
-
-    return usual_batch_size(generator.image_size, device)
 
 
 def _stored_settings(directory: Path) -> tuple[RenderSettings | None, int | None]:

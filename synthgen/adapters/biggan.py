@@ -23,7 +23,9 @@ from synthgen.adapters.weight_files import WeightFiles
 class BigGANGenerator:
     """A BigGAN-deep at one truncation; see `synthgen.adapters.protocol.Generator`."""
 
-    def __init__(self, name: str, network: FoldedBigGAN, files: WeightFiles, *, weights_sha256: str, dtype: str) -> None:
+    def __init__(
+        self, name: str, network: FoldedBigGAN, files: WeightFiles, *, weights_sha256: str, dtype: str
+    ) -> None:
         self.name = name
         self.dtype = dtype
         self.fixed_batch_size = None
@@ -55,9 +57,7 @@ def load_biggan(
     """
     digest = files.sha256()  # says plainly that a file is corrupt, before the parser says it in its own words
     network = FoldedBigGAN(load_network(files), truncation=truncation).place(device, dtype)
-    return BigGANGenerator(
-        name, network, files, weights_sha256=digest, dtype=str(dtype).removeprefix("torch.")
-    )
+    return BigGANGenerator(name, network, files, weights_sha256=digest, dtype=str(dtype).removeprefix("torch."))
 
 
 def load_network(files: WeightFiles) -> BigGAN:

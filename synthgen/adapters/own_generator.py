@@ -1,7 +1,7 @@
 """Anyone's model as a generator: its attributes checked, its pixels made by us, its promises tried before they count.
 
-    generator = OwnGenerator(model, name="my_faces:make", weights_sha256=digest, dtype="float32")
-    probe_generator(generator, batch_size=50, device=torch.device("cpu"))
+generator = OwnGenerator(model, name="my_faces:make", weights_sha256=digest, dtype="float32")
+probe_generator(generator, batch_size=50, device=torch.device("cpu"))
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from synthgen.adapters.biggan import default_class_names
 from synthgen.adapters.pixels import to_pixels
+from synthgen.adapters.protocol import Generator
 from synthgen.draws import draw_truncated_normal
 
 _LARGEST_IMAGE_SIZE = 4096
@@ -90,7 +91,7 @@ class OwnGenerator:
         return to_pixels(self.sample(latents, labels), size=size)
 
 
-def probe_generator(generator: OwnGenerator, *, batch_size: int, device: torch.device, truncation: float = 1.0) -> None:
+def probe_generator(generator: Generator, *, batch_size: int, device: torch.device, truncation: float = 1.0) -> None:
     """Three small passes that an honest generator survives: finite, in range, repeatable, and one image per latent.
 
     Raises:

@@ -1,7 +1,7 @@
 """From a network in memory to a .pt2 file that renders anywhere, without the network's code.
 
-    export_program(network.eval(), "faces.pt2", latent_dim=100)              # forward(latents [B, 100])
-    export_program(network.eval(), "cats.pt2", latent_dim=128, num_classes=10)  # forward(latents, labels [B] int64)
+export_program(network.eval(), "faces.pt2", latent_dim=100)              # forward(latents [B, 100])
+export_program(network.eval(), "cats.pt2", latent_dim=128, num_classes=10)  # forward(latents, labels [B] int64)
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def export_program(
     except Exception as error:
         reason = " ".join(f"{error}".split())[:200]
         raise ValueError(
-            f"torch.export cannot trace {type(network).__name__} ({type(error).__name__}: {reason}): give a batch_size, "
-            "or bring it as module:function"
+            f"torch.export cannot trace {type(network).__name__} ({type(error).__name__}: {reason}): give a "
+            "batch_size, or bring it as module:function"
         ) from error
     extra = {"num_classes": num_classes, "class_names": list(class_names)}
     with warnings.catch_warnings():

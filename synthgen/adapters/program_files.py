@@ -45,12 +45,12 @@ _TARGET = re.compile(
 )
 _REFUSED_OPERATORS = re.compile(r"torch\.ops\.aten\.(from_file|save|_save\w*|.*file.*)\.", re.ASCII)
 _SIZE_TOKEN = re.compile(r"'[a-z]+\d+'|[A-Za-z_]\w*|\d+(\.\d+)?|[()+\-*/,=<> ]", re.ASCII)
-_SIZE_WORDS = frozenset(
-    "Symbol Integer Rational Float Add Mul Pow Max Min Mod PythonMod FloorDiv CeilDiv CleanDiv ModularIndexing "
-    "FloorToInt CeilToInt IntTrueDiv PowByNatural Eq Ne Lt Le Gt Ge And Or Not Equality Unequality StrictLessThan "
-    "LessThan StrictGreaterThan GreaterThan positive nonnegative nonzero integer real finite True False".split()
+_SIZE_WORD = re.compile(
+    r"Symbol|Integer|Rational|Float|Add|Mul|Pow|Max|Min|(Python)?Mod|(Floor|Ceil|Clean)Div|ModularIndexing|"
+    r"(Floor|Ceil)ToInt|IntTrueDiv|PowByNatural|Eq|Ne|L[te]|G[te]|And|Or|Not|Equality|Unequality|"
+    r"(Strict)?(Less|Greater)Than|positive|nonnegative|nonzero|integer|real|finite|True|False|[a-z]{1,3}\d+",
+    re.ASCII,
 )
-_SYMBOL = re.compile(r"[a-z]{1,3}\d+", re.ASCII)
 _TREE_TYPES = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 
 
@@ -204,7 +204,7 @@ def _check_size(text: str) -> None:
         token = _SIZE_TOKEN.match(text, position)
         word = token[0] if token else ""
         is_word = word[:1].isalpha() or word.startswith("_")
-        if not word or (is_word and word not in _SIZE_WORDS and not _SYMBOL.fullmatch(word)):
+        if not word or (is_word and not _SIZE_WORD.fullmatch(word)):
             raise _UnsafeError(f"the expression {text[:60]!r} where a size belongs")
         position += len(word)
 

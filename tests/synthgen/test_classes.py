@@ -114,7 +114,9 @@ def test_imagenet_names_are_in_the_same_order() -> None:
 def test_imagenet100_is_the_list_of_the_literature() -> None:
     """sha256 of imagenet100.txt as the authors of "Contrastive Multiview Coding" keep it, byte for byte."""
     text = "".join(f"{wnid}\n" for wnid in read_class_list("imagenet100"))
-    assert hashlib.sha256(text.encode()).hexdigest() == "79f3f1552ccc478ce24bd934b4573625db584ddc1f4643ae23c994a94cb11397"
+    assert (
+        hashlib.sha256(text.encode()).hexdigest() == "79f3f1552ccc478ce24bd934b4573625db584ddc1f4643ae23c994a94cb11397"
+    )
     chosen = parse_classes("imagenet100", num_classes=1000)
     assert len(chosen) == 100 and list(chosen) == sorted(chosen)
     wnids = read_class_list("imagenet")

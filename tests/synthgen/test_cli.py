@@ -138,6 +138,12 @@ def test_generators_as_table_and_as_json() -> None:
     assert "17.92" in table and "50.4 M" in table
 
 
+def test_help_says_how_to_bring_a_generator() -> None:
+    text = CliRunner().invoke(main, ["generators", "--help"]).stdout
+    for word in ("module:function", "FILE.pt2", "torch.export.save", "sample(latents, labels)", "Pickles are never"):
+        assert word in text
+
+
 def test_everything_public_is_documented() -> None:
     for name in synthgen.__all__:
         assert getattr(synthgen, name).__doc__, name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +23,8 @@ from synthgen.adapters.weight_files import file_sha256
 from synthgen.cli import main
 from synthgen.plan import draw_groups
 
-DOCS = Path(__file__).parents[2] / "docs" / "bring-your-own-generator.md"
 CPU = torch.device("cpu")
 Module = Callable[[str, str], None]
-
-
-@pytest.fixture
-def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Module]:
-    """Writes NAME.py into the current folder, a temporary one, from which nothing stays imported."""
-    monkeypatch.chdir(tmp_path)
-    path, modules = list(sys.path), set(sys.modules)
-    yield lambda name, source: (tmp_path / f"{name}.py").write_text(source) and None
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        if getattr(sys.modules[name], "__file__", None) and str(tmp_path) in str(sys.modules[name].__file__):
-            del sys.modules[name]
-
-
-def documented_block(beginning: str) -> str:
-    """The Python block of the docs that holds this text."""
-    blocks = [block.split("```")[0] for block in DOCS.read_text().split("```python\n")[1:]]
-    return next(block for block in blocks if beginning in block)
 
 
 def documented_weights(path: Path) -> None:
@@ -53,7 +34,9 @@ def documented_weights(path: Path) -> None:
     save_file({f"{name}.{key}": t for name, layer in layers.items() for key, t in layer.state_dict().items()}, path)
 
 
-def test_the_documented_function_renders_the_pixels_of_its_network(write_module: Module, tmp_path: Path) -> None:
+def test_the_documented_function_renders_the_pixels_of_its_network(
+    write_module: Module, documented_block: Callable[[str], str], tmp_path: Path
+) -> None:
     block = documented_block("class Generator:")
     assert len([line for line in block.splitlines() if line.strip()]) <= 20, "the docs promise a small one"
     write_module("my_generator", block)
@@ -170,7 +153,7 @@ def test_weights_are_identified_or_refused(write_module: Module, tmp_path: Path)
     assert load("none", None).weights_sha256 == load("path", tmp_path).weights_sha256 == "ab" * 32, "a folder has none"
     with pytest.raises(ValueError, match="weighty:none takes no weights: leave --weights away"):
         load("none", tmp_path / "w.bin")
-    with pytest.raises(ValueError, match="no weights .*absent: check the path"):
+    with pytest.raises(ValueError, match=r"no weights .*absent: check the path"):
         load("path", tmp_path / "absent")
     with pytest.raises(ValueError, match=r"weights_sha256 is abababababab…, and .*w\.bin has"):
         load("path", tmp_path / "w.bin")
@@ -225,7 +208,9 @@ def test_missing_attributes_are_named() -> None:
 
 def spoilt(change: Callable[[torch.Tensor, torch.Tensor], Any]) -> Good:
     good = Good()
-    return type("Spoilt", (Good,), {"sample": lambda self, latents, labels: change(good.sample(latents, labels), latents)})()
+    return type(
+        "Spoilt", (Good,), {"sample": lambda self, latents, labels: change(good.sample(latents, labels), latents)}
+    )()
 
 
 @pytest.mark.parametrize(
