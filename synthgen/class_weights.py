@@ -97,8 +97,8 @@ def spread_classes(weights: tuple[int, ...]) -> NDArray[np.int64]:
     """Positions of classes [sum of the weights], each as often as its weight, spread evenly.
 
     The j-th coming of a class of weight w falls into the places floor((j - 1) L / w) … ceil(j L / w) - 1, which keeps
-    its count within one of its share after every place. Earliest deadline first finds such a spread, because there always
-    is one (Baruah, Cohen, Plaxton and Varvel, "Proportionate progress", Algorithmica 1996).
+    its count within one of its share after every place. Earliest deadline first finds such a spread, because there
+    always is one (Baruah, Cohen, Plaxton and Varvel, "Proportionate progress", Algorithmica 1996).
     """
     length = sum(weights)
     waiting = [(0, position) for position in range(len(weights))]  # (first place allowed, class)
