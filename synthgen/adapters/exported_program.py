@@ -10,6 +10,7 @@ Latents may also be [B, D, 1, 1]. `synthgen.adapters.program_export` makes such 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,7 +103,10 @@ class _ProgramModel:
             from torch.export.passes import move_to_device_pass
 
             program = move_to_device_pass(program, str(device))
-        self._module = program.module()
+        with warnings.catch_warnings():
+            # Torch 2.6 warns of every constant of a graph, whose place in the module it fills in a moment later.
+            warnings.filterwarnings("ignore", message=r"Attempted to insert a get_attr|Node .* does not reference")
+            self._module = program.module()
 
     def _read_latents(self, latents: Tensor) -> None:
         shape = list(latents.shape)

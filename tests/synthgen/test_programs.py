@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import synthgen
 from shards.dataset import GroupDataset
+from synthgen.adapters.exported_program import load_program
 from synthgen.adapters.own_generator import probe_generator
 from synthgen.adapters.program_export import export_program
 from synthgen.adapters.weight_files import file_sha256
@@ -100,6 +101,14 @@ def test_classes_as_ids_as_rows_and_none(program: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(none.sample(LATENTS, LABELS), Network().eval()(LATENTS, LABELS * 0).detach())
     for generator in (ids, rows, none):
         probe_generator(generator, batch_size=50, device=CPU)
+
+
+def test_constants_inside_the_graph_move_with_the_program(program: Path) -> None:
+    """The meta device stands for a GPU: an operator that met a tensor of the CPU would fail, or give one."""
+    meta = torch.device("meta")
+    generator = load_program(str(program), weights=None, device=meta, dtype="auto")
+    assert generator.sample(LATENTS.to(meta), LABELS.to(meta)).device == meta
+    assert generator.render(LATENTS.to(meta), LABELS.to(meta)).shape == (5, 8, 8, 3)
 
 
 def test_a_fixed_batch_is_the_render_batch(tmp_path: Path) -> None:
