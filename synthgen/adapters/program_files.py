@@ -37,6 +37,7 @@ _CONFIGS = re.compile(r"data/(weights|constants)/model_(weights|constants)_confi
 _PROGRAMS = ("models/model.json", "serialized_exported_program.json")
 
 _NAME = re.compile(r"[\w.+\-:]*", re.ASCII)
+_ARGUMENT = re.compile(r"[\w.,:;=+\-*/> ]*", re.ASCII)  # an operator's text, such as an einsum's
 _TARGET = re.compile(
     r"torch\.ops\.(aten|prims|torchvision)\.[a-z_]\w*\.\w+|torch\.ops\.higher_order\.wrap_with_(set_grad_enabled|autocast)|"
     r"_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pow|getitem|eq|ne|lt|le|gt|ge|and_|or_|not_)|"
@@ -157,6 +158,7 @@ def _check_pickle(name: str, part: bytes) -> None:
 
 
 def _check_config(name: str, config: Any) -> None:
+    _checked(config, "")
     for tensor, entry in config["config"].items():
         if not re.fullmatch(r"(weight|tensor)_\d+", entry["path_name"]):
             raise _UnsafeError(f"the custom object {tensor[:60]!r} in {name}")
@@ -192,6 +194,11 @@ def _check_name(text: str) -> None:
         raise _UnsafeError(f"the text {text[:60]!r} where a name belongs")
 
 
+def _check_argument(text: str) -> None:
+    if not _ARGUMENT.fullmatch(text):
+        raise _UnsafeError(f"the text {text[:60]!r} as an operator's argument")
+
+
 def _check_target(text: str) -> None:
     if not _TARGET.fullmatch(text) or _REFUSED_OPERATORS.match(text):
         raise _UnsafeError(f"a call of {text[:60]!r}, which is no operator of an image generator")
@@ -225,6 +232,8 @@ def _check_tree(text: str) -> None:
 _CHECKS: Mapping[str, Callable[[str], None]] = {
     "target": _check_target,
     "as_operator": _check_target,
+    "as_string": _check_argument,
+    "as_strings": _check_argument,
     "expr_str": _check_size,
     "in_spec": _check_tree,
     "out_spec": _check_tree,

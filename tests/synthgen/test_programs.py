@@ -139,6 +139,27 @@ def test_a_recipe_finds_its_file_in_another_folder(program: Path) -> None:
         load("dogs.pt2", weights=program.parent)
 
 
+class Elaborate(Unlabelled):
+    """What generators are made of beside convolutions: einsum, attention, interpolation, sizes that depend on B."""
+
+    def forward(self, latents: Tensor) -> Tensor:
+        images = super().forward(latents)
+        rows = images.reshape(images.shape[0] * 3, 8, 8)
+        scores = torch.einsum("bij,bkj->bik", rows, rows).softmax(-1)
+        images = torch.nn.functional.scaled_dot_product_attention(scores, rows, rows).view(-1, 3, 8, 8)
+        images = torch.nn.functional.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
+        with torch.no_grad():
+            noise = torch.linspace(-1, 1, 16).expand(images.shape[0], 1, 16, 16)
+        return torch.tanh(torch.nn.functional.gelu(images + noise, approximate="tanh"))
+
+
+def test_elaborate_networks_pass_the_check(tmp_path: Path) -> None:
+    network = Elaborate().eval()
+    generator = load(export_program(network, tmp_path / "e.pt2", latent_dim=6))
+    probe_generator(generator, batch_size=50, device=CPU)
+    torch.testing.assert_close(generator.sample(LATENTS, LABELS), network(LATENTS).detach())
+
+
 class Two(Unlabelled):
     def forward(self, latents: Tensor) -> Any:
         return super().forward(latents), latents
