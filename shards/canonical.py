@@ -79,10 +79,10 @@ def _all_mappings(data: JSON) -> bool:
 
 
 def shorten(data: JSON) -> str:
-    """The value as a message shows it: long text and long lists are cut."""
+    """The value as a message shows it: long text, lists and mappings are cut."""
     if isinstance(data, str) and len(data) > 24:
         return f"{data[:12]}…"
     text = data if isinstance(data, str) else repr(data)
-    if len(text) > 40 and isinstance(data, list):
+    if len(text) > 40 and isinstance(data, list | dict):
         return f"{len(data)} of them ({text[1:20]}…)"
     return text

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.canonical import JSON, canonical_json
+from shards.canonical import JSON, canonical_json, shorten
 from shards.console import format_bytes, format_seconds, format_things
 from shards.folder import lock_holder
 from shards.manifest import MANIFEST_NAME, Recipe, RenderSettings, load_manifest
@@ -172,4 +172,6 @@ def _fields(mapping: JSON) -> str:
 def _text(value: JSON) -> str:
     if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
         return " + ".join(f"({_fields(part)})" for part in value)
+    if isinstance(value, dict):
+        return shorten(value)
     return value if isinstance(value, str) else canonical_json(value)

@@ -16,7 +16,7 @@ from synthgen.commands.steer import steer
 from synthgen.commands.views import views
 
 _SECTIONS = {
-    "What": ("n", "out", "generator", "weights", "classes", "truncation", "seed"),
+    "What": ("n", "out", "generator", "weights", "classes", "class_weights", "truncation", "seed"),
     "Views": ("views", "std", "radius", "degrees", "strength", "edits", "walks", "directions", "num_views"),
     "Images": ("size", "format", "quality", "store_latents", "shard_size"),
     "How": ("devices", "dtype", "batch_size", "dry_run", "quiet"),
@@ -29,13 +29,22 @@ Examples:
   synthgen render --n 4k --out datasets/demo            again: resumes, or has nothing to do
   synthgen render --n 100k --out datasets/demo          grows it: the first 4k stay as they are
   synthgen render --n 1.3M --out datasets/big --dry-run
-  synthgen render --n 2k --out datasets/cats --classes 3 --truncation 0.7 --std 0.5 --num-views 3
+  synthgen render --n 2k --out datasets/cats --classes cat --truncation 0.7 --std 0.5 --num-views 3
   synthgen render --n 1.3M --out datasets/big --runner slurm --tasks 64 --slurm partition=gpu,gpus_per_node=1
   synthgen render --n 2k --out datasets/turned --views angular --degrees 20
   synthgen render --n 2k --out datasets/mixed --views mixture:gaussian:std=0.3@0.5+independent@0.5
   synthgen render --n 10k --out datasets/imagenet --generator biggan-deep-128 --weights ~/biggan-deep-128
+  synthgen render --n 10k --out datasets/faces --generator faces.pt2
 
 Look at the result with: shards preview datasets/demo --out sheet.png"""
+
+
+_GENERATORS_EPILOG = """\b
+Your own generator, in place of a name (docs/bring-your-own-generator.md):
+  --generator module:function   a Python function that returns an object with latent_dim, image_size,
+                                weights_sha256 and sample(latents, labels) -> images in [-1, 1]
+  --generator FILE.pt2          a program saved by torch.export.save, latents [, classes] -> images;
+                                synthgen.adapters.program_export writes one. Pickles are never loaded."""
 
 
 class SectionedCommand(click.Command):
@@ -63,11 +72,18 @@ def main() -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder of the dataset, new or to continue."
 )
-@click.option("--generator", help="One of `synthgen generators`.  [default: biggan-deep-32]")
+@click.option(
+    "--generator", help="One of `synthgen generators`, module:function, or FILE.pt2.  [default: biggan-deep-32]"
+)
 @click.option(
     "--weights", type=click.Path(path_type=Path), help="Folder or file of weights, in place of the usual ones."
 )
-@click.option("--classes", help="all, ids such as 0,3,7, or a file with one id per line.  [default: all]")
+@click.option(
+    "--classes", help="all, ids such as 0,3,7, names, imagenet100, or a file with one a line.  [default: all]"
+)
+@click.option(
+    "--class-weights", help="How often: 0:3,cat:2, or a file with one a line; others 1.  [default: all alike]"
+)
 @click.option("--truncation", type=float, help="In (0, 1]: less variety, better images.  [default: 1]")
 @click.option("--seed", type=int, help="Another seed, another dataset.  [default: 0]")
 @click.option(
@@ -154,7 +170,7 @@ def _dry_run(config: Any) -> Iterable[tuple[str, str]]:
 main.add_command(status_command)
 
 
-@main.command()
+@main.command(epilog=_GENERATORS_EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
 def generators(as_json: bool) -> None:
     """List the known generators, and whether their weights are here."""

@@ -26,8 +26,11 @@ from shards.manifest import (
 )
 from shards.work import WorkPlan, begin_work
 from shards.writer import completed_shards, lock_dataset, scan_markers
-from synthgen.adapters import DEFAULT_GENERATOR, check_truncation, generator_info, load_generator
-from synthgen.plan import ShardPlan, parse_classes, plan_shards
+from synthgen.adapters import DEFAULT_GENERATOR, GENERATORS, check_generator_name, check_truncation, load_generator
+from synthgen.class_weights import parse_class_weights
+from synthgen.classes import parse_classes
+from synthgen.plan import ShardPlan, plan_shards
+from synthgen.settings import choose_batch_size, dtype_to_ask_for
 from synthgen.vectors import VectorFiles
 from synthgen.views import ViewPolicy, policy_from_options
 
@@ -50,7 +53,7 @@ class RenderConfig:
     out: Path
     """The dataset's folder: new, empty, or a dataset of the same recipe to resume or grow."""
     generator: str = DEFAULT_GENERATOR
-    """Name in the table of generators."""
+    """Name in the table of generators, module:function, or FILE.pt2."""
     weights: Path | None = None
     """Folder or file with the generator's weights; None for the built-in or published ones."""
     views: str = "gaussian"
@@ -73,8 +76,10 @@ class RenderConfig:
     """Views per group, beside the anchor."""
     truncation: float = 1.0
     """In (0, 1]: scales every latent and picks the statistics of the norms."""
-    classes: str | Sequence[int] = "all"
-    """all, ids such as 0,3,7, or a file with one id per line; from Python also [0, 3, 7]."""
+    classes: str | Sequence[int | str] = "all"
+    """all, ids such as 0,3,7, names, imagenet100, or a file with one class per line; from Python also [0, 3, 7]."""
+    class_weights: str | Mapping[int | str, int] | None = None
+    """0:3,cat:2, or a file with one class:weight per line; from Python also {0: 3}. Other classes have weight 1."""
     seed: int = 0
     """Key of every draw."""
     size: int | None = None
@@ -108,7 +113,7 @@ class RenderConfig:
         object.__setattr__(self, "out", Path(self.out))
         for name in ("weights", "walks", "directions"):
             object.__setattr__(self, name, Path(getattr(self, name)) if getattr(self, name) is not None else None)
-        generator_info(self.generator)
+        check_generator_name(self.generator)
         check_truncation(self.truncation)
         self.view_policy()
         _check_whole("n", self.n, 1, LARGEST_NUM_GROUPS)
@@ -230,32 +235,38 @@ def prepare_job(config: RenderConfig, *, elsewhere: Literal["cpu", "cuda"] | Non
     """
     import torch
 
-    from synthgen.devices import choose_devices, choose_dtype
+    from synthgen.devices import choose_devices
 
     stored, stored_shard_size = _stored_settings(config.out)
     devices = choose_devices(config.devices) if elsewhere is None else (torch.device("cpu"),)
-    info = generator_info(config.generator)
-    on_gpu = (elsewhere or devices[0].type) == "cuda"
-    batch_size = config.batch_size or (
-        stored.batch_size if stored else info.gpu_batch_size if on_gpu else info.cpu_batch_size
-    )
-    dtype = stored.dtype if stored and config.dtype == "auto" else choose_dtype(config.dtype, devices[0])
-    if config.dtype == "auto" and stored is None and elsewhere == "cuda":
-        dtype = "bfloat16"
+    renders_on = devices[0] if elsewhere is None else torch.device(elsewhere)
+    asked_dtype = config.dtype
+    if asked_dtype == "auto" and stored is None and elsewhere == "cuda":
+        asked_dtype = "bfloat16"
     generator = load_generator(
         config.generator,
         weights=config.weights,
         truncation=config.truncation,
         device=devices[0] if len(devices) == 1 else "cpu",
-        dtype=dtype,
+        dtype=dtype_to_ask_for(config.generator, asked_dtype, stored=stored, device=devices[0]),
     )
+    batch_size = choose_batch_size(generator, config.batch_size, stored=stored, device=renders_on)
+    if config.generator not in GENERATORS:
+        from synthgen.adapters.own_generator import probe_generator
+
+        probe_generator(
+            generator,
+            batch_size=batch_size,
+            device=devices[0] if len(devices) == 1 else torch.device("cpu"),
+            truncation=config.truncation,
+        )
     for found in config.view_policy().vectors:
         found.check_generator(generator)
     return RenderJob(
         directory=config.out,
         num_groups=config.n,
         recipe=make_recipe(config, generator),
-        render=RenderSettings(batch_size=batch_size, dtype=dtype),
+        render=RenderSettings(batch_size=batch_size, dtype=generator.dtype),
         shard_size=config.shard_size or stored_shard_size or DEFAULT_SHARD_SIZE,
         generator=generator,
         devices=devices,
@@ -273,13 +284,20 @@ def make_recipe(config: RenderConfig, generator: Generator) -> Recipe:
     image: dict[str, Any] = {"size": size, "format": config.format}
     if config.format == "jpg":
         image |= {"quality": config.quality or 95, "subsampling": default_subsampling(size)}
+    known: dict[str, Any] = {"num_classes": generator.num_classes, "class_names": generator.class_names}
+    classes = parse_classes(config.classes, **known)
+    source: dict[str, Any] = {
+        "generator": generator.name,
+        "weights_sha256": generator.weights_sha256,
+        "truncation": float(config.truncation),
+    }
+    if config.class_weights is not None:
+        weights = parse_class_weights(config.class_weights, classes=classes, **known)
+        if weights:  # alike, they are no weights: the recipe is the one without
+            source["class_weights"] = {str(label): weight for label, weight in weights.items()}
     return Recipe(
-        source={
-            "generator": generator.name,
-            "weights_sha256": generator.weights_sha256,
-            "truncation": float(config.truncation),
-        },
-        classes=parse_classes(config.classes, num_classes=generator.num_classes),
+        source=source,
+        classes=classes,
         views=(config.view_policy().recipe(),) * config.num_views,
         seed=config.seed,
         image=image,

@@ -10,7 +10,7 @@ layer's activations, carried back to the latent by least squares.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,19 +64,18 @@ def directions(
 
     place = choose_device(device)
     loaded = load_generator(generator, weights=weights, truncation=truncation, device=place, dtype="float32")
-    if not hasattr(loaded, "latent_weights"):
+    if not isinstance(loaded, LayeredGenerator):
         raise ValueError(f"{generator} does not show its layers: its adapter has no `latent_weights`")
-    reading = cast("LayeredGenerator", loaded)
     layer, samples = layer or 0, 2000 if samples is None else samples
-    _check_whole("k", k, 1, reading.latent_dim)
-    _check_whole("layer", layer, 0, reading.num_layers - 1)
-    _check_whole("samples", samples, max(2 * reading.latent_dim, 2 * reading.num_classes), 100_000)
+    _check_whole("k", k, 1, loaded.latent_dim)
+    _check_whole("layer", layer, 0, loaded.num_layers - 1)
+    _check_whole("samples", samples, max(2 * loaded.latent_dim, 2 * loaded.num_classes), 100_000)
     settings: dict[str, Any] = {"method": method}
     if method == "sefa":
-        matrix, shares = factorize_weights(reading.latent_weights().double().cpu().numpy(), k=k)
+        matrix, shares = factorize_weights(loaded.latent_weights().double().cpu().numpy(), k=k)
     else:
         matrix, shares = analyse_activations(
-            reading, k=k, layer=layer, samples=samples, truncation=truncation, seed=seed, device=place, quiet=quiet
+            loaded, k=k, layer=layer, samples=samples, truncation=truncation, seed=seed, device=place, quiet=quiet
         )
         settings |= {"layer": layer, "samples": samples, "seed": seed, "truncation": float(truncation)}
     settings["shares"] = [round(share, 5) for share in shares.tolist()]

@@ -7,15 +7,14 @@ same forward pass whether its shard is rendered alone, in sequence, or as part o
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.manifest import Recipe
+from synthgen.class_weights import draw_weighted_labels
 from synthgen.draws import draw_labels, draw_truncated_normal
 from synthgen.vectors import VectorFiles
 from synthgen.views import policy_from_recipe
@@ -93,53 +92,20 @@ def draw_groups(
         latents.append(of_view)
         parameters.append(stored)
     return Draws(
-        labels=draw_labels(seed=seed, first=first, count=count, classes=recipe.classes),
+        labels=_draw_classes(recipe, first, count),
         latents=np.stack(latents).astype(np.float32),
         parameters=parameters,
     )
 
 
-def parse_classes(selection: str | Iterable[int], *, num_classes: int) -> tuple[int, ...]:
-    """Class ids, ascending, of 'all', of a list such as 0,3,7, or of a file with one id per line (# begins a comment).
-
-    From Python, whole numbers as they are will do too.
-
-    Raises:
-        ValueError: an unreadable or empty list, an id twice, or one that the generator does not have.
-    """
-    if isinstance(selection, str) and selection.strip() == "all":
-        return tuple(range(num_classes))
-    if num_classes == 0:
-        raise ValueError("this generator has no classes: leave --classes away")
-    source, words = _split_classes(selection)
-    ids: list[int] = []
-    for word in words:
-        if not re.fullmatch(r"\d+", word.strip()):
-            raise ValueError(f"{source}: '{word.strip()}' is not a class id; give whole numbers such as 0,3,7")
-        ids.append(int(word))
-    for wrong in (i for i in ids if i >= num_classes):
-        raise ValueError(f"{source}: no class {wrong}; this generator has classes 0 to {num_classes - 1}")
-    for repeated in (i for i in ids if ids.count(i) > 1):
-        raise ValueError(f"{source}: class {repeated} is given twice; give every class once")
-    if not ids:
-        raise ValueError(f"{source}: no class id in it; give at least one")
-    return tuple(sorted(ids))
-
-
-def _split_classes(selection: str | Iterable[int]) -> tuple[str, list[str]]:
-    """Where the ids come from, for the messages, and each of them as it was written."""
-    if not isinstance(selection, str):
-        if not isinstance(selection, Iterable):
-            raise ValueError(f"classes {selection}: give all, or a list of ids such as [0, 3, 7]")
-        return "classes", [str(item) for item in selection]
-    text = selection
-    if re.fullmatch(r"[-+\s\d,]+", text):
-        return "--classes", text.split(",")
-    if Path(text).is_file():
-        try:
-            content = Path(text).read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise ValueError(f"--classes {text}: not a text file; give one with one class id per line") from None
-        lines = (line.split("#")[0].strip() for line in content.splitlines())
-        return text, [line for line in lines if line]
-    raise ValueError(f"--classes {text}: give all, ids such as 0,3,7, or an existing file with one id per line")
+def _draw_classes(recipe: Recipe, first: int, count: int) -> NDArray[np.int64]:
+    weights = recipe.source.get("class_weights")
+    if not weights:
+        return draw_labels(seed=recipe.seed, first=first, count=count, classes=recipe.classes)
+    return draw_weighted_labels(
+        seed=recipe.seed,
+        first=first,
+        count=count,
+        classes=recipe.classes,
+        weights=tuple(weights.get(str(label), 1) for label in recipe.classes),
+    )

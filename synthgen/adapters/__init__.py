@@ -1,7 +1,10 @@
-"""The known generators, and how to load one.
+"""The known generators, anyone's own, and how to load one.
 
     generator = load_generator("biggan-deep-32", truncation=0.7)
     pixels = generator.render(latents, labels)  # uint8 [B, 32, 32, 3]
+
+A name is one of the table, or module:function (a function that makes a generator), or FILE.pt2 (a program saved by
+torch.export.save).
 
 Truncation t means two things at once, as in the published models: latents are t * TN(-2, 2), and the norms use the
 statistics recorded for t. It is one number per dataset.
@@ -15,12 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthgen.adapters.architecture import PUBLISHED_CONFIGS, count_flops, count_parameters
+from synthgen.adapters.own_names import check_own_name, kind_of_name
 from synthgen.adapters.weight_files import find_weights, require_weights
 
 if TYPE_CHECKING:
     import torch
 
-    from synthgen.adapters.biggan import BigGANGenerator
+    from synthgen.adapters.protocol import Generator
 
 DEFAULT_GENERATOR = "biggan-deep-32"
 
@@ -54,8 +58,19 @@ def generator_info(name: str) -> GeneratorInfo:
         ValueError: there is none.
     """
     if name not in GENERATORS:
-        raise ValueError(f"no generator '{name}': choose one of {', '.join(GENERATORS)}")
+        raise ValueError(
+            f"no generator '{name}': choose one of {', '.join(GENERATORS)}, or bring your own as module:function or "
+            "FILE.pt2 (see: synthgen generators --help)"
+        )
     return GENERATORS[name]
+
+
+def check_generator_name(name: str) -> None:
+    """Raises ValueError unless the name is of the table, or has the form of module:function or FILE.pt2."""
+    if name not in GENERATORS:
+        check_own_name(name)
+        if kind_of_name(name) is None:
+            generator_info(name)
 
 
 def load_generator(
@@ -65,27 +80,40 @@ def load_generator(
     truncation: float = 1.0,
     device: str | torch.device = "auto",
     dtype: str = "auto",
-) -> BigGANGenerator:
+) -> Generator:
     """A generator that follows `synthgen.adapters.protocol.Generator`, on the device, ready to render.
 
     Args:
-        weights: folder or file; None for the built-in weights, or the published ones (fetched once).
+        name: of the table, or module:function, or FILE.pt2.
+        weights: folder or file; None for the built-in weights, or the published ones (fetched once). A function gets
+            it as a keyword; of a .pt2 file it is the folder, where the name is the file's name alone.
         truncation: in (0, 1].
         device: auto, cpu, cuda or cuda:1.
-        dtype: float32, bfloat16, or auto (the fast one: see `synthgen.devices.choose_dtype`).
+        dtype: float32, bfloat16, or auto (the fast one: see `synthgen.devices.choose_dtype`; of a .pt2 file its own).
 
     Raises:
         ValueError: unknown name, missing or corrupt weights, a truncation out of range, or no such device.
     """
-    generator_info(name)
+    check_generator_name(name)
     check_truncation(truncation)
     import torch
 
-    from synthgen.adapters.biggan import load_biggan
     from synthgen.devices import choose_device, choose_dtype
 
     place = choose_device(str(device))
-    files = require_weights(name, Path(weights) if weights is not None else None)
+    location = Path(weights) if weights is not None else None
+    kind = kind_of_name(name) if name not in GENERATORS else None
+    if kind == "program":
+        from synthgen.adapters.exported_program import load_program
+
+        return load_program(name, weights=location, device=place, dtype=dtype)
+    if kind == "function":
+        from synthgen.adapters.python_function import load_from_function
+
+        return load_from_function(name, weights=location, truncation=truncation, device=place, dtype=dtype)
+    from synthgen.adapters.biggan import load_biggan
+
+    files = require_weights(name, location)
     number_format = getattr(torch, choose_dtype(dtype, place))
     return load_biggan(name, files, truncation=truncation, device=place, dtype=number_format)
 

@@ -23,19 +23,23 @@ from synthgen.adapters.weight_files import WeightFiles
 class BigGANGenerator:
     """A BigGAN-deep at one truncation; see `synthgen.adapters.protocol.Generator`."""
 
-    def __init__(self, name: str, network: FoldedBigGAN, files: WeightFiles, *, weights_sha256: str) -> None:
+    def __init__(
+        self, name: str, network: FoldedBigGAN, files: WeightFiles, *, weights_sha256: str, dtype: str
+    ) -> None:
         self.name = name
+        self.dtype = dtype
+        self.fixed_batch_size = None
         self.weights_sha256 = weights_sha256
         self.image_size = int(files.config["output_dim"])
         self.latent_dim = int(files.config["z_dim"])
         self.num_classes = int(files.config["num_classes"])
         self.class_names = files.class_names or default_class_names(self.num_classes)
-        self._network = network
+        self.network = network
 
     @torch.inference_mode()
     def sample(self, latents: Tensor, labels: Tensor) -> Tensor:
         """Images [B, 3, H, W], float32 in [-1, 1], of latents [B, latent_dim] float32 and labels [B] int64."""
-        return self._network(latents, labels)
+        return self.network(latents, labels)
 
     @torch.inference_mode()
     def render(self, latents: Tensor, labels: Tensor, *, size: int | None = None) -> Tensor:
@@ -44,21 +48,21 @@ class BigGANGenerator:
 
     def differentiable(self, latents: Tensor, labels: Tensor) -> Tensor:
         """Images as `sample` gives them, through which gradients reach the latents; the weights get none."""
-        return self._network(latents, labels)
+        return self.network(latents, labels)
 
     @property
     def num_layers(self) -> int:
         """Depths at which `activations` can look: 0, the first linear layer, to num_layers - 1."""
-        return len(self._network.layers)
+        return len(self.network.layers)
 
     def latent_weights(self) -> Tensor:
         """The weights [outputs, latent_dim], float32, with which the first linear layer reads the latent."""
-        return self._network.start[0][:, : self.latent_dim]
+        return self.network.start[0][:, : self.latent_dim]
 
     @torch.inference_mode()
     def activations(self, latents: Tensor, labels: Tensor, *, layer: int) -> Tensor:
         """What leaves the first linear layer (0) or the layer-th block, [B, features], float32."""
-        return self._network(latents, labels, depth=layer).float().flatten(1)
+        return self.network(latents, labels, depth=layer).float().flatten(1)
 
 
 def load_biggan(
@@ -71,7 +75,7 @@ def load_biggan(
     """
     digest = files.sha256()  # says plainly that a file is corrupt, before the parser says it in its own words
     network = FoldedBigGAN(load_network(files), truncation=truncation).place(device, dtype)
-    return BigGANGenerator(name, network, files, weights_sha256=digest)
+    return BigGANGenerator(name, network, files, weights_sha256=digest, dtype=str(dtype).removeprefix("torch."))
 
 
 def load_network(files: WeightFiles) -> BigGAN:

@@ -97,7 +97,7 @@ class FoldedBigGAN(nn.Module):
         generator = network.generator
         self.start_channels = 16 * generator.config.channel_width
         self.embeddings = network.embeddings.weight.t().contiguous()  # [classes, z_dim]
-        self.start = (generator.gen_z.weight, generator.gen_z.bias)
+        self.start = (generator.gen_z.weight.detach(), generator.gen_z.bias.detach())
         self.layers = nn.ModuleList()
         affines = []
         self.norm_channels: list[int] = []
@@ -130,7 +130,7 @@ class FoldedBigGAN(nn.Module):
         self.embeddings = self.embeddings.float().to(device)
         self.start = (self.start[0].float().to(device), self.start[1].float().to(device))
         self.condition = (self.condition[0].to(device), self.condition[1].to(device))
-        return self.requires_grad_(False)
+        return self.requires_grad_(False).eval()
 
     def forward(self, latents: Tensor, labels: Tensor, *, depth: int | None = None) -> Tensor:
         """Images [B, 3, H, W], float32 in [-1, 1], of latents [B, z_dim] (truncation applied) and labels [B].

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -10,12 +10,13 @@ from torch import Tensor
 class Generator(Protocol):
     """A pretrained image generator at one truncation, on one device, in inference mode.
 
-    Equal inputs in a batch of equal size give equal bytes, whatever was rendered before.
+    Equal inputs in a batch of equal size give equal bytes, whatever was rendered before. On a CPU, sample and render
+    are called from several threads at once.
     """
 
     @property
     def name(self) -> str:
-        """Name in the table of generators, and in the recipe."""
+        """Name in the recipe: of the table of generators, module:function, or a file's."""
 
     @property
     def weights_sha256(self) -> str:
@@ -37,13 +38,25 @@ class Generator(Protocol):
     def class_names(self) -> tuple[str, ...]:
         """One name per class."""
 
+    @property
+    def dtype(self) -> str:
+        """Number format that it runs in, as the render settings record it: float32 or bfloat16."""
+
+    @property
+    def fixed_batch_size(self) -> int | None:
+        """The only batch that it can take; None where any will do."""
+
     def sample(self, latents: Tensor, labels: Tensor) -> Tensor:
-        """Images [B, 3, H, W], float32 in [-1, 1], of latents [B, latent_dim] float32 and labels [B] int64."""
+        """Images [B, 3, H, W], float32 in [-1, 1], of latents [B, latent_dim] float32 and labels [B] int64.
+
+        Without classes, labels are zeros.
+        """
 
     def render(self, latents: Tensor, labels: Tensor, *, size: int | None = None) -> Tensor:
         """Pixels [B, H, W, 3], uint8, on the generator's device; resized to `size` where it is given."""
 
 
+@runtime_checkable
 class DifferentiableGenerator(Generator, Protocol):
     """Optional: a generator through which gradients pass. Only `synthgen steer train` asks for it."""
 
@@ -51,6 +64,7 @@ class DifferentiableGenerator(Generator, Protocol):
         """Images as `sample` gives them, outside of inference mode, with gradients to the latents alone."""
 
 
+@runtime_checkable
 class LayeredGenerator(Generator, Protocol):
     """Optional: a generator whose first layers can be read. Only `synthgen directions` asks for it."""
 

@@ -37,14 +37,19 @@ class WeightFiles:
         Raises:
             ValueError: it is not the one that the configuration promises.
         """
-        with self.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(self.path)
         if self.expected_sha256 not in (None, digest):
             raise ValueError(
                 f"{self.path} is corrupt (sha256 {digest[:12]}…, not {str(self.expected_sha256)[:12]}…): "
                 f"put the original file back{_reinstall(self.path)}"
             )
         return digest
+
+
+def file_sha256(path: str | Path) -> str:
+    """sha256 (hex) of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_weights(name: str, location: Path | None = None) -> WeightFiles | None:

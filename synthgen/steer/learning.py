@@ -50,7 +50,7 @@ def learn_walks(
             raise ValueError(f"{name} {value}: give a whole number from {lowest} on")
     place = choose_device(device)
     generator = load_generator(generator_name, weights=weights, truncation=truncation, device=place)
-    if not hasattr(generator, "differentiable"):
+    if not isinstance(generator, DifferentiableGenerator):
         raise ValueError(f"{generator_name} lets no gradients through: its adapter has no `differentiable`")
     walks = fit_walks(generator, edits=edits, truncation=truncation, steps=steps, seed=seed, device=place, quiet=quiet)
     explained = judge_walks(generator, walks, edits=edits, truncation=truncation, seed=seed, device=place)

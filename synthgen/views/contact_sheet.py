@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from shards.sheet import SheetRow, check_sheet_path, draw_rows, write_sheet
 from synthgen.adapters import load_generator
 from synthgen.adapters.protocol import Generator
+from synthgen.classes import parse_classes
 from synthgen.devices import choose_device
 from synthgen.draws import draw_labels, draw_truncated_normal
-from synthgen.plan import ANCHOR_BOUND, parse_classes
+from synthgen.plan import ANCHOR_BOUND
 from synthgen.views import ViewPolicy, policy_from_options
 
 # The parameter that is a policy's strength, and values that span its useful range at 32 px.
@@ -149,5 +150,5 @@ def draw_anchors(
     latents = draw_truncated_normal(
         seed=seed, stream="anchor", first=0, count=count, dim=generator.latent_dim, bound=ANCHOR_BOUND
     )
-    chosen = parse_classes(classes, num_classes=generator.num_classes)
+    chosen = parse_classes(classes, num_classes=generator.num_classes, class_names=generator.class_names)
     return truncation * latents, torch.from_numpy(draw_labels(seed=seed, first=0, count=count, classes=chosen))

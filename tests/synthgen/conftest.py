@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -131,3 +132,27 @@ class VectorMaker:
 def vectors(tmp_path_factory: pytest.TempPathFactory) -> VectorMaker:
     """`VectorMaker`: makes small files of walks or directions."""
     return VectorMaker(tmp_path_factory.mktemp("vectors"))
+
+
+@pytest.fixture
+def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """Writes NAME.py with a source into the current folder, a temporary one; nothing of it stays imported."""
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+
+    def write(name: str, source: str) -> None:
+        (tmp_path / f"{name}.py").write_text(source)
+
+    yield write
+    sys.path[:] = path
+    for name, module in list(sys.modules.items()):
+        if str(tmp_path) in str(getattr(module, "__file__", None)):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def documented_block() -> Callable[[str], str]:
+    """Gives the Python block of docs/bring-your-own-generator.md that holds a text."""
+    page = Path(__file__).parents[2] / "docs" / "bring-your-own-generator.md"
+    blocks = [block.split("```")[0] for block in page.read_text(encoding="utf-8").split("```python\n")[1:]]
+    return lambda text: next(block for block in blocks if text in block)

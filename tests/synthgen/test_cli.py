@@ -24,6 +24,7 @@ RENDER_OPTIONS = [
     "--generator",
     "--weights",
     "--classes",
+    "--class-weights",
     "--truncation",
     "--seed",
     "--views",
@@ -167,6 +168,12 @@ def test_generators_as_table_and_as_json() -> None:
     for row in rows:
         assert re.search(rf"^{row['name']} +{row['image_size']} ", table, re.MULTILINE)
     assert "17.92" in table and "50.4 M" in table
+
+
+def test_help_says_how_to_bring_a_generator() -> None:
+    text = CliRunner().invoke(main, ["generators", "--help"]).stdout
+    for word in ("module:function", "FILE.pt2", "torch.export.save", "sample(latents, labels)", "Pickles are never"):
+        assert word in text
 
 
 def test_everything_public_is_documented() -> None:
