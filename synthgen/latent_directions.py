@@ -60,6 +60,7 @@ def directions(
     for name, value in (("layer", layer), ("samples", samples)):
         if method != "pca" and value is not None:
             raise ValueError(f"{name} belongs to pca: leave --{name} away, or give --method pca")
+    from synthgen.adapters.protocol import LayeredGenerator
     from synthgen.devices import choose_device
 
     place = choose_device(device)

@@ -125,9 +125,9 @@ def test_bfloat16_is_kept_and_recorded(tmp_path: Path) -> None:
     path = save(Unlabelled().eval().bfloat16(), tmp_path / "half.pt2", torch.zeros(2, 6, dtype=torch.bfloat16))
     generator = load(path)
     assert generator.dtype == "bfloat16" and generator.sample(LATENTS, LABELS).dtype == torch.float32
-    manifest = synthgen.render(n=4, out=tmp_path / "d", generator=str(path), device="cpu", quiet=True)
+    manifest = synthgen.render(n=4, out=tmp_path / "d", generator=str(path), devices="cpu", quiet=True)
     assert manifest.render.dtype == "bfloat16"
-    assert synthgen.render(n=4, out=tmp_path / "d", generator=str(path), device="cpu", quiet=True) == manifest
+    assert synthgen.render(n=4, out=tmp_path / "d", generator=str(path), devices="cpu", quiet=True) == manifest
     with pytest.raises(ValueError, match=r"half\.pt2 was exported in bfloat16: leave --dtype away"):
         load(path, dtype="float32")
 

@@ -54,7 +54,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_a_dataset_of_every_policy(name: str, files: dict[str, Path], tiny_weights: Path, tmp_path: Path) -> None:
     options = [option.format(**files) for option in CASES[name]]
-    standard = [f"--weights={tiny_weights}", "--device=cpu", "--batch-size=10", "--shard-size=20", "--num-views=2"]
+    standard = [f"--weights={tiny_weights}", "--devices=cpu", "--batch-size=10", "--shard-size=20", "--num-views=2"]
     result = run("render", "--n=30", f"--out={tmp_path / 'd'}", *standard, *options, "--quiet")
     assert result.exit_code == 0, result.output
     assert verify(tmp_path / "d").ok
@@ -86,7 +86,7 @@ def test_mixtures_are_described_for_people(tiny_weights: Path, tmp_path: Path) -
 
 
 def test_another_file_is_another_recipe(files: dict[str, Path], tiny_weights: Path, tmp_path: Path) -> None:
-    standard = ["--n=10", f"--out={tmp_path / 'd'}", f"--weights={tiny_weights}", "--device=cpu", "--quiet"]
+    standard = ["--n=10", f"--out={tmp_path / 'd'}", f"--weights={tiny_weights}", "--devices=cpu", "--quiet"]
     steer = ["--views=steer", f"--walks={files['walks']}"]
     assert run("render", *standard, *steer).exit_code == 0
     other = tmp_path / "other.safetensors"
