@@ -10,5 +10,6 @@ Every command of `synthgen --help` is a function of that name, with the command'
 from synthgen.adapters import generators, load_generator
 from synthgen.estimate import Estimate
 from synthgen.job import RenderConfig, render
+from synthgen.verification import verify_render
 
-__all__ = ["Estimate", "RenderConfig", "generators", "load_generator", "render"]
+__all__ = ["Estimate", "RenderConfig", "generators", "load_generator", "render", "verify_render"]

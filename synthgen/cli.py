@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 from shards.console import CommandGroup, Count, format_bytes, format_count, format_seconds
+from synthgen.commands.verify_render import verify_render
 
 _SECTIONS = {
-    "What": ("n", "out", "generator", "weights", "classes", "truncation", "seed"),
+    "What": ("n", "out", "manifest", "generator", "weights", "classes", "truncation", "seed"),
     "Views": ("views", "std", "num_views"),
     "Images": ("size", "format", "quality", "store_latents", "shard_size"),
     "How": ("device", "dtype", "batch_size", "dry_run", "quiet"),
@@ -25,6 +26,7 @@ Examples:
   synthgen render --n 100k --out datasets/demo          grows it: the first 4k stay as they are
   synthgen render --n 1.3M --out datasets/big --dry-run
   synthgen render --n 2k --out datasets/cats --classes 3 --truncation 0.7 --std 0.5 --num-views 3
+  synthgen render --from theirs/manifest.json --out datasets/theirs
   synthgen render --n 10k --out datasets/imagenet --generator biggan-deep-128 --weights ~/biggan-deep-128
 
 Look at the result with: shards preview datasets/demo --out sheet.png"""
@@ -51,9 +53,15 @@ def main() -> None:
 
 
 @main.command(cls=SectionedCommand, epilog=_RENDER_EPILOG)
-@click.option("--n", type=Count(), required=True, help="Number of groups: 1300000, 1.3M, 4k.")
+@click.option("--n", type=Count(), help="Number of groups: 1300000, 1.3M, 4k.")
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder of the dataset, new or to continue."
+)
+@click.option(
+    "--from",
+    "manifest",
+    type=click.Path(path_type=Path),
+    help="A manifest.json: render what it describes, then compare. It decides all but out, weights and device.",
 )
 @click.option("--generator", help="One of `synthgen generators`.  [default: biggan-deep-32]")
 @click.option(
@@ -81,10 +89,17 @@ def render(dry_run: bool, quiet: bool, **options: Any) -> None:
     Stopped at any time, even by a power cut, the same command continues; with a larger --n it grows the dataset.
     Group i depends on the options and on i alone, so a smaller dataset is the beginning of a larger one.
     """
-    from synthgen.job import RenderConfig, render_dataset
+    from synthgen.job import RenderConfig, check_beside_manifest, render_dataset
 
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    if "manifest" in given:
+        check_beside_manifest(given)
     config = RenderConfig(**given)
+    if not dry_run and config.manifest is not None:
+        from synthgen.reproduction import reproduce_dataset
+
+        click.echo(f"{config.out}: {reproduce_dataset(config, quiet=quiet).describe()}")
+        return
     if not dry_run:
         render_dataset(config, quiet=quiet)
         return
@@ -100,10 +115,15 @@ def _dry_run(config: Any) -> Iterable[tuple[str, str]]:
     from synthgen.job import check_disk, prepare_job, survey_folder
 
     check_folder(config.out)
-    if config.weights is None and config.generator in PUBLISHED_CONFIGS and not find_weights(config.generator):
-        yield "generator", config.generator
-        yield "weights", f"not here yet; would be fetched from {published_address(config.generator)}"
-        yield "", f"to {default_folder(config.generator)}"
+    name = config.generator
+    if config.manifest is not None:
+        from synthgen.reproduction import read_original
+
+        name = str(read_original(config).manifest.recipe.source.get("generator", name))
+    if config.weights is None and name in PUBLISHED_CONFIGS and not find_weights(name):
+        yield "generator", name
+        yield "weights", f"not here yet; would be fetched from {published_address(name)}"
+        yield "", f"to {default_folder(name)}"
         return
     job = prepare_job(config)
     state = survey_folder(job)
@@ -138,3 +158,6 @@ def generators(as_json: bool) -> None:
             f"{row['name']:<17}{row['image_size']:>7}{row['classes'] or '?':>9}{parameters:>12}{gflop:>13}  "
             f"{row['learned_from']:<13}{row['weights'] or 'not here'}"
         )
+
+
+main.add_command(verify_render)

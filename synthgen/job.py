@@ -6,7 +6,8 @@ manifest = render_dataset(RenderConfig(n=4000, out=Path("datasets/demo")))
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -34,16 +35,20 @@ if TYPE_CHECKING:
     from synthgen.estimate import Estimate
 
 DEFAULT_SHARD_SIZE = 1000
+FREE_OPTIONS = frozenset({"manifest", "out", "weights", "device", "dry_run", "quiet"})
+"""What may be said beside a manifest; it decides everything else."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RenderConfig:
     """Everything that `synthgen render` can be told; the defaults are its defaults."""
 
-    n: int
-    """Number of groups."""
+    n: int | None = None
+    """Number of groups; None beside a manifest."""
     out: Path
     """The dataset's folder: new, empty, or a dataset of the same recipe to resume or grow."""
+    manifest: Path | None = None
+    """A manifest.json, or the folder that holds it, to render again: it decides all but out, weights and device."""
     generator: str = DEFAULT_GENERATOR
     """Name in the table of generators."""
     weights: Path | None = None
@@ -80,6 +85,13 @@ class RenderConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))
         object.__setattr__(self, "weights", Path(self.weights) if self.weights is not None else None)
+        if self.manifest is not None:
+            object.__setattr__(self, "manifest", Path(self.manifest))
+            fields = self.__dataclass_fields__.values()
+            check_beside_manifest(field.name for field in fields if getattr(self, field.name) != field.default)
+            return
+        if self.n is None:
+            raise ValueError("no --n: say how many groups, or give --from a manifest that says it")
         generator_info(self.generator)
         check_truncation(self.truncation)
         make_policy(self.views, std=self.std)
@@ -138,8 +150,13 @@ def prepare_job(config: RenderConfig) -> RenderJob:
     Raises:
         ValueError: anything about the request that cannot work, with the fix.
     """
-    from synthgen.devices import choose_device, choose_dtype
+    from synthgen.devices import choose_device, choose_dtype, explain_out_of_memory
 
+    if config.manifest is not None:
+        from synthgen.reproduction import job_from_manifest
+
+        return job_from_manifest(config)
+    assert config.n is not None
     stored, stored_shard_size = _stored_settings(config.out)
     device = choose_device(config.device)
     info = generator_info(config.generator)
@@ -147,9 +164,10 @@ def prepare_job(config: RenderConfig) -> RenderJob:
         stored.batch_size if stored else info.gpu_batch_size if device.type == "cuda" else info.cpu_batch_size
     )
     dtype = stored.dtype if stored and config.dtype == "auto" else choose_dtype(config.dtype, device)
-    generator = load_generator(
-        config.generator, weights=config.weights, truncation=config.truncation, device=device, dtype=dtype
-    )
+    with explain_out_of_memory(device, batch_size=batch_size):
+        generator = load_generator(
+            config.generator, weights=config.weights, truncation=config.truncation, device=device, dtype=dtype
+        )
     return RenderJob(
         directory=config.out,
         num_groups=config.n,
@@ -268,27 +286,36 @@ def render_dataset(config: RenderConfig, *, quiet: bool = False) -> Manifest:
 
 @overload
 def render(
-    *, n: int | str, out: str | Path, dry_run: Literal[False] = False, quiet: bool = False, **options: Any
+    *, out: str | Path, n: int | str | None = None, dry_run: Literal[False] = False, quiet: bool = False, **options: Any
 ) -> Manifest: ...
 
 
 @overload
 def render(
-    *, n: int | str, out: str | Path, dry_run: Literal[True], quiet: bool = False, **options: Any
+    *, out: str | Path, n: int | str | None = None, dry_run: Literal[True], quiet: bool = False, **options: Any
 ) -> Estimate: ...
 
 
 def render(
-    *, n: int | str, out: str | Path, dry_run: bool = False, quiet: bool = False, **options: Any
+    *, out: str | Path, n: int | str | None = None, dry_run: bool = False, quiet: bool = False, **options: Any
 ) -> Manifest | Estimate:
     """`synthgen render` from Python: the options are RenderConfig's fields; n may be text such as "4k".
 
-    With dry_run nothing is written, and what it would take is given.
+    With dry_run nothing is written, and what it would take is given. With manifest, the dataset that it describes is
+    rendered and compared with it (`synthgen.reproduction.reproduce_dataset` gives the comparison).
 
     Raises:
         ValueError: the request cannot work as it stands; nothing was rendered.
+        DamageError: what was rendered is not what the manifest describes, and nothing explains it.
     """
     config = config_from_options(n=n, out=out, options=options)
+    if config.manifest is not None and not dry_run:
+        from synthgen.reproduction import reproduce_dataset
+
+        report = reproduce_dataset(config, quiet=quiet)
+        if not quiet:
+            print(report.describe(), file=sys.stderr, flush=True)
+        return load_manifest(config.out)
     if not dry_run:
         return render_dataset(config, quiet=quiet)
     from synthgen.estimate import estimate_render
@@ -297,17 +324,27 @@ def render(
     return estimate_render(job, survey_folder(job))
 
 
-def config_from_options(*, n: int | str, out: str | Path, options: Mapping[str, Any]) -> RenderConfig:
+def config_from_options(*, n: int | str | None, out: str | Path, options: Mapping[str, Any]) -> RenderConfig:
     """The request that Python's keywords amount to.
 
     Raises:
-        ValueError: an option that there is not, or a value out of its range.
+        ValueError: an option that there is not, a value out of its range, or one that a given manifest decides.
     """
+    if options.get("manifest") is not None:
+        check_beside_manifest(options)
     known = [name for name in RenderConfig.__dataclass_fields__ if name not in ("n", "out")]
     for name in options:
         if name not in known:
             raise ValueError(f"render has no option '{name}': choose from {', '.join(known)}")
     return RenderConfig(n=parse_count(n) if isinstance(n, str) else n, out=Path(out), **options)
+
+
+def check_beside_manifest(given: Iterable[str]) -> None:
+    """Raises ValueError when an option is given that a manifest decides."""
+    for name in given:
+        if name not in FREE_OPTIONS:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} is decided by the manifest: leave it away, or render without --from")
 
 
 def _stored_settings(directory: Path) -> tuple[RenderSettings | None, int | None]:

@@ -1,0 +1,1 @@
+"""Commands of `synthgen`, one a file; `synthgen.cli` puts them together."""
