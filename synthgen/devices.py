@@ -158,8 +158,9 @@ def explain_out_of_memory(device: torch.device, *, batch_size: int) -> Iterator[
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # only CUDA's caching allocator has an error type of its own
-        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _NO_MEMORY):
+    except (MemoryError, RuntimeError) as error:  # only CUDA's allocator of tensors has an error type of its own
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and not any(words in str(error) for words in _NO_MEMORY):
             raise
         raise ValueError(
             f"{device} ran out of memory at batch size {batch_size}: free some of it, take a larger device, or give a "

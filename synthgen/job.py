@@ -47,8 +47,6 @@ class RenderConfig:
     """Number of groups; None beside a manifest."""
     out: Path
     """The dataset's folder: new, empty, or a dataset of the same recipe to resume or grow."""
-    manifest: Path | None = None
-    """A manifest.json, or the folder that holds it, to render again: it decides all but out, weights and device."""
     generator: str = DEFAULT_GENERATOR
     """Name in the table of generators."""
     weights: Path | None = None
@@ -81,6 +79,8 @@ class RenderConfig:
     """auto, float32 or bfloat16; auto is the folder's, or what the device multiplies fast."""
     store_latents: bool = False
     """Whether every group carries its latents as a member of its own."""
+    manifest: Path | None = None
+    """A manifest.json, or the folder that holds it, to render again: it decides all but out, weights and device."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))

@@ -21,6 +21,7 @@ from synthgen.job import RenderConfig
 RENDER_OPTIONS = [
     "--n",
     "--out",
+    "--from",
     "--generator",
     "--weights",
     "--classes",
@@ -43,7 +44,7 @@ RENDER_OPTIONS = [
 
 
 def test_the_options_are_these() -> None:
-    assert sorted(main.commands) == ["generators", "render"]
+    assert sorted(main.commands) == ["generators", "render", "verify-render"]
     assert [option for param in render.params for option in param.opts] == RENDER_OPTIONS
 
 
@@ -82,7 +83,7 @@ def test_examples_parse() -> None:
     assert len(examples) >= 5
     for example in examples:
         params = render.make_context("render", example.split()).params
-        assert params["n"] > 0 and params["out"]
+        assert (params["n"] is None) == (params["manifest"] is not None) and params["out"]
 
 
 def test_help_needs_no_torch() -> None:
