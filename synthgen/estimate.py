@@ -67,7 +67,12 @@ def _measure_block(job: RenderJob, shard: ShardPlan) -> tuple[float, float]:
     """Bytes and seconds per group, the seconds with all forward threads at work."""
     import torch
 
-    from synthgen.devices import count_forward_threads, reproducible_arithmetic, set_forward_threads
+    from synthgen.devices import (
+        count_forward_threads,
+        explain_out_of_memory,
+        reproducible_arithmetic,
+        set_forward_threads,
+    )
 
     recipe = job.recipe
     block = next(plan_blocks(shard, batch_size=job.render.batch_size))
@@ -86,6 +91,7 @@ def _measure_block(job: RenderJob, shard: ShardPlan) -> tuple[float, float]:
 
     # All at once, as in a render: side by side, passes share memory and caches, and each takes longer than alone.
     with (
+        explain_out_of_memory(job.device, batch_size=job.render.batch_size),
         reproducible_arithmetic(job.device),
         ThreadPoolExecutor(num_threads, "estimate", set_forward_threads, (job.device,)) as pool,
     ):
