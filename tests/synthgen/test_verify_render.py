@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 import synthgen
@@ -235,3 +236,17 @@ def test_differences_are_those_of_numpy() -> None:
     assert same.p99 == np.quantile(differences, 0.99, method="inverted_cdf")
     worst = differences.mean((2, 3, 4)).max()
     assert same.worst_image_mean == pytest.approx(worst) and same.identical_groups == 20 and same.plan_same
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gpu_gives_the_same_bytes_again_and_the_cpu_close_ones(
+    tiny_weights: Path, tmp_path: Path, dtype: str
+) -> None:
+    settings = {"weights": tiny_weights, "device": "cuda", "dtype": dtype, "batch_size": 50, "shard_size": 120}
+    synthgen.render(n=400, out=tmp_path / "d", quiet=True, **settings)
+    again = synthgen.verify_render(tmp_path / "d", groups=200, weights=tiny_weights, device="cuda")
+    assert again.ok and again.sameness.identical
+    there = synthgen.verify_render(tmp_path / "d", groups=50, weights=tiny_weights, device="cpu")
+    assert there.ok and str(there.sameness.environment_difference).startswith("device: ")
