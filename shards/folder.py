@@ -11,11 +11,12 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from shards.atomic import naming, remove_temporary_files, write_atomically
+from shards.canonical import JSON, canonical_json
 from shards.card import CARD_NAME, CHECKSUMS_NAME, TIMM_INFO_NAME, card_text, checksums_text, timm_info_text
 from shards.claims import is_done, remove_claims
 from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, load_manifest, manifest_bytes
@@ -221,10 +222,13 @@ def restore_files(directory: Path) -> list[str]:
 
 def _manifest_of(directory: Path, ordered: list[Marker], num_groups: int, shard_size: int) -> Manifest:
     class_names: dict[int, str] = {}
+    environments: dict[str, Mapping[str, JSON]] = {}
     for marker in ordered:
         if marker.recipe.id != ordered[0].recipe.id or marker.render != ordered[0].render:
             raise ValueError(f"{directory}: shard {marker.index} is of another recipe than shard 0: render it again")
         class_names.update(marker.class_names)
+        if marker.environment:
+            environments.setdefault(canonical_json(marker.environment), marker.environment)
     return Manifest(
         recipe=ordered[0].recipe,
         render=ordered[0].render,
@@ -232,6 +236,7 @@ def _manifest_of(directory: Path, ordered: list[Marker], num_groups: int, shard_
         shard_size=shard_size,
         shards=tuple(marker.record for marker in ordered),
         class_names=dict(sorted(class_names.items())),
+        environments=tuple(environments.values()),
     )
 
 

@@ -203,8 +203,11 @@ class Manifest:
     shards: tuple[ShardRecord, ...]
     class_names: Mapping[int, str]
     """Names of the classes that occur."""
+    environments: tuple[Mapping[str, JSON], ...] = ()
+    """What the shards were rendered in, each once: where bytes differ elsewhere, it says why."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "environments", tuple(plain_copy(list(self.environments), "environments")))
         if not 1 <= self.num_groups <= LARGEST_NUM_GROUPS or self.shard_size < 1:
             raise ValueError(f"{self.num_groups} groups in shards of {self.shard_size}: both lie between 1 and 10^9")
         first = 0
@@ -239,6 +242,7 @@ class Manifest:
             "num_groups": self.num_groups,
             "shard_size": self.shard_size,
             "class_names": {str(label): name for label, name in sorted(self.class_names.items())},
+            "environments": list(self.environments),
             "shards": [asdict(shard) for shard in self.shards],
         }
 
@@ -260,6 +264,7 @@ class Manifest:
                 shard_size=data["shard_size"],
                 shards=tuple(ShardRecord(**shard) for shard in data["shards"]),
                 class_names={int(label): name for label, name in data["class_names"].items()},
+                environments=tuple(data.get("environments", ())),
             )
             stored_id = data["recipe_id"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:

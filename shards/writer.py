@@ -121,8 +121,8 @@ class ShardWriter:
         assert (latents is not None) == self._recipe.store_latents, f"group {index}"
         self._check_kinds(index, views)
         class_name = self._class_names[label] if label >= 0 else ""
-        metadata = {"class_name": class_name, "index": index, "label": label, "views": list(views)}
-        members = [*images, *([] if latents is None else [latents]), canonical_json(metadata).encode()]
+        metadata = metadata_bytes(index=index, label=label, class_name=class_name, views=views)
+        members = [*images, *([] if latents is None else [latents]), metadata]
 
         key = group_key(index)
         parts: list[bytes] = []
@@ -190,6 +190,11 @@ class ShardWriter:
         if self._view_kinds is None:
             self._view_kinds = kinds
         assert kinds == self._view_kinds, f"group {index}: its views' keys or types differ from group {self._first}'s"
+
+
+def metadata_bytes(*, index: int, label: int, class_name: str, views: Sequence[Mapping[str, JSON]]) -> bytes:
+    """A group's member json, byte for byte a function of the plan."""
+    return canonical_json({"class_name": class_name, "index": index, "label": label, "views": list(views)}).encode()
 
 
 def _is_same_shard(one: Marker, other: Marker) -> bool:

@@ -9,10 +9,12 @@ Every command of `synthgen --help` is a function of that name, with the command'
 
 from synthgen import steer, views
 from synthgen.adapters import generators, load_generator
+from synthgen.config import RenderConfig
 from synthgen.estimate import Estimate
-from synthgen.job import RenderConfig, render
 from synthgen.latent_directions import directions
 from synthgen.progress import Status, status
+from synthgen.rendering import render
+from synthgen.verification import verify_render
 
 __all__ = [
     "Estimate",
@@ -24,5 +26,6 @@ __all__ = [
     "render",
     "status",
     "steer",
+    "verify_render",
     "views",
 ]

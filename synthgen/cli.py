@@ -13,10 +13,11 @@ from shards.console import CommandGroup, Count, format_bytes, format_count, form
 from synthgen.commands.directions import directions
 from synthgen.commands.standing import status_command
 from synthgen.commands.steer import steer
+from synthgen.commands.verify_render import verify_render
 from synthgen.commands.views import views
 
 _SECTIONS = {
-    "What": ("n", "out", "generator", "weights", "classes", "class_weights", "truncation", "seed"),
+    "What": ("n", "out", "manifest", "generator", "weights", "classes", "class_weights", "truncation", "seed"),
     "Views": ("views", "std", "radius", "degrees", "strength", "edits", "walks", "directions", "num_views"),
     "Images": ("size", "format", "quality", "store_latents", "shard_size"),
     "How": ("devices", "dtype", "batch_size", "dry_run", "quiet"),
@@ -30,6 +31,7 @@ Examples:
   synthgen render --n 100k --out datasets/demo          grows it: the first 4k stay as they are
   synthgen render --n 1.3M --out datasets/big --dry-run
   synthgen render --n 2k --out datasets/cats --classes cat --truncation 0.7 --std 0.5 --num-views 3
+  synthgen render --from theirs/manifest.json --out datasets/theirs
   synthgen render --n 1.3M --out datasets/big --runner slurm --tasks 64 --slurm partition=gpu,gpus_per_node=1
   synthgen render --n 2k --out datasets/turned --views angular --degrees 20
   synthgen render --n 2k --out datasets/mixed --views mixture:gaussian:std=0.3@0.5+independent@0.5
@@ -68,9 +70,15 @@ def main() -> None:
 
 
 @main.command(cls=SectionedCommand, epilog=_RENDER_EPILOG)
-@click.option("--n", type=Count(), required=True, help="Number of groups: 1300000, 1.3M, 4k.")
+@click.option("--n", type=Count(), help="Number of groups: 1300000, 1.3M, 4k.")
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder of the dataset, new or to continue."
+)
+@click.option(
+    "--from",
+    "manifest",
+    type=click.Path(path_type=Path),
+    help="A manifest.json: render what it describes, then compare. It decides all but where files lie and who renders.",
 )
 @click.option(
     "--generator", help="One of `synthgen generators`, module:function, or FILE.pt2.  [default: biggan-deep-32]"
@@ -130,10 +138,20 @@ def render(dry_run: bool, quiet: bool, **options: Any) -> None:
     Stopped at any time, even by a power cut, the same command continues; with a larger --n it grows the dataset.
     Group i depends on the options and on i alone, so a smaller dataset is the beginning of a larger one.
     """
-    from synthgen.job import RenderConfig, render_dataset
+    from synthgen.config import RenderConfig, check_beside_manifest
+    from synthgen.rendering import render_dataset
 
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    if "manifest" in given:
+        check_beside_manifest(given)
     config = RenderConfig(**given)
+    if not dry_run and config.manifest is not None:
+        from synthgen.reproduction import reproduce_dataset
+
+        report = reproduce_dataset(config, quiet=quiet)
+        if report is not None:  # None while shards of other tasks are missing, which was said
+            click.echo(f"{config.out}: {report.describe()}")
+        return
     if not dry_run:
         render_dataset(config, quiet=quiet)
         return
@@ -149,10 +167,15 @@ def _dry_run(config: Any) -> Iterable[tuple[str, str]]:
     from synthgen.job import check_disk, prepare_job, survey_folder
 
     check_folder(config.out)
-    if config.weights is None and config.generator in PUBLISHED_CONFIGS and not find_weights(config.generator):
-        yield "generator", config.generator
-        yield "weights", f"not here yet; would be fetched from {published_address(config.generator)}"
-        yield "", f"to {default_folder(config.generator)}"
+    name = config.generator
+    if config.manifest is not None:
+        from synthgen.reproduction import read_original
+
+        name = str(read_original(config).manifest.recipe.source.get("generator", name))
+    if config.weights is None and name in PUBLISHED_CONFIGS and not find_weights(name):
+        yield "generator", name
+        yield "weights", f"not here yet; would be fetched from {published_address(name)}"
+        yield "", f"to {default_folder(name)}"
         return
     job = prepare_job(config)
     state = survey_folder(job)
@@ -194,4 +217,5 @@ def generators(as_json: bool) -> None:
 
 main.add_command(directions)
 main.add_command(steer)
+main.add_command(verify_render)
 main.add_command(views)

@@ -10,7 +10,8 @@ import os
 import platform
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import torch
 DTYPES = ("auto", "float32", "bfloat16")
 _DEVICE_PATTERN = re.compile(r"(cpu|cuda)(?::(\d{1,4}))?")
 _MOST_PROCESSES = 256
+_NO_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED")  # CUDA, the CPU allocator, cuBLAS and cuDNN
 _MOST_FORWARD_THREADS = 16  # above, Python's own work between two operations is what they would wait for
 
 
@@ -123,12 +125,26 @@ def choose_dtype(text: str, device: torch.device) -> str:
 
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 natively (avx512_bf16, AMX, or Arm's bf16)."""
+    return bool(_bfloat16_units())
+
+
+def cpu_model() -> str:
+    """The CPU's name and its bfloat16 units: two models of one vector width may still round differently."""
+    names = [line.partition(":")[2].strip() for line in _cpu_lines() if line.startswith("model name")]
+    return " ".join([names[0] if names else platform.processor() or "unknown", *sorted(_bfloat16_units())])
+
+
+def _bfloat16_units() -> set[str]:
+    flags = {flag for line in _cpu_lines() if line.startswith(("flags", "Features")) for flag in line.split()}
+    return flags & {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+@cache
+def _cpu_lines() -> tuple[str, ...]:
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        return tuple(Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines())
     except OSError:
-        return False
-    flags = {flag for line in text.splitlines() if line.startswith(("flags", "Features")) for flag in line.split()}
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+        return ()
 
 
 def count_forward_threads(device: torch.device) -> int:
@@ -153,6 +169,7 @@ def describe_environment(device: torch.device) -> dict[str, str]:
         "torch": str(torch.__version__),
         "device": "cpu",
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cpu_model": cpu_model(),
         "machine": platform.machine(),
     }
     for package in ("numpy", "scipy", "simplejpeg", "pillow"):
@@ -170,19 +187,47 @@ def set_forward_threads(device: torch.device) -> None:
         torch.set_num_threads(1)
 
 
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, CUDA calls of this thread that name no device mean this one; on a CPU it does nothing."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 @contextmanager
 def reproducible_arithmetic(device: torch.device) -> Iterator[None]:
-    """Inside, equal batches give equal bits: one thread per pass on a CPU, fixed kernels without TF32 on a GPU.
+    """Inside, equal batches give equal bits: one thread per pass on a CPU, fixed kernels on a GPU, float32 in full.
 
-    Settings of the process are changed, and put back at the end.
+    Settings of the process are changed, and put back at the end: whoever allowed TF32 or bfloat16 products in place of
+    float32 ones for other work gets the same pixels as everybody.
     """
-    if device.type == "cuda":
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+    precision, num_threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        if device.type == "cuda":
+            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+                yield
+        else:
+            set_forward_threads(device)
             yield
-        return
-    before = torch.get_num_threads()
-    set_forward_threads(device)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.set_num_threads(num_threads)
+
+
+@contextmanager
+def explain_out_of_memory(device: torch.device, *, batch_size: int | None = None) -> Iterator[None]:
+    """Turns a device's lack of memory into a line that says what to do; nothing is made smaller behind one's back.
+
+    Raises:
+        ValueError: the device, or a CPU's allocator, had no room.
+    """
     try:
         yield
-    finally:
-        torch.set_num_threads(before)
+    except (MemoryError, RuntimeError) as error:  # only CUDA's allocator of tensors has an error type of its own
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and not any(words in str(error) for words in _NO_MEMORY):
+            raise
+        at_batch_size = "" if batch_size is None else f" at batch size {batch_size}"
+        raise ValueError(
+            f"{device} ran out of memory{at_batch_size}: free some of it, take a larger device, or give a "
+            "new dataset a smaller --batch-size (never lowered silently: it decides the last bits of the pixels)"
+        ) from error

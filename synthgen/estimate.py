@@ -10,12 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.codec import encode_image
-from synthgen.job import (
-    FolderState,
-    RenderJob,
-    estimate_group_bytes,
-    free_bytes,
-)
+from synthgen.job import FolderState, RenderJob, estimate_group_bytes, free_bytes
 from synthgen.plan import ShardPlan, draw_groups, plan_blocks
 
 _TAR_BYTES_PER_MEMBER = 512 + 256  # header, and half a block of padding
@@ -69,7 +64,12 @@ def _measure_block(job: RenderJob, shard: ShardPlan) -> tuple[float, float]:
     """Bytes and seconds per group, the seconds with all forward threads at work."""
     import torch
 
-    from synthgen.devices import count_forward_threads, reproducible_arithmetic, set_forward_threads
+    from synthgen.devices import (
+        count_forward_threads,
+        explain_out_of_memory,
+        reproducible_arithmetic,
+        set_forward_threads,
+    )
 
     recipe = job.recipe
     block = next(plan_blocks(shard, batch_size=job.render.batch_size))
@@ -90,6 +90,7 @@ def _measure_block(job: RenderJob, shard: ShardPlan) -> tuple[float, float]:
 
     # All at once, as in a render: side by side, passes share memory and caches, and each takes longer than alone.
     with (
+        explain_out_of_memory(job.device, batch_size=job.render.batch_size),
         reproducible_arithmetic(job.device),
         ThreadPoolExecutor(num_threads, "estimate", set_forward_threads, (job.device,)) as pool,
     ):

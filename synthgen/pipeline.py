@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -36,6 +36,8 @@ from synthgen.devices import (
     count_encode_threads,
     count_forward_threads,
     describe_environment,
+    explain_out_of_memory,
+    on_device,
     reproducible_arithmetic,
     set_forward_threads,
 )
@@ -94,8 +96,10 @@ class ShardRenderer:
         shape = (1 + recipe.num_views, render.batch_size, self._size, self._size, 3)
         affordable = _MOST_BUFFER_BYTES // int(np.prod(shape))
         self._depth = max(3, min(self._threads["forward"] + self._threads["encode"] + 1, affordable))
-        pinned = device.type == "cuda"
-        self._buffers = deque(torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for _ in range(self._depth))
+        with on_device(device), explain_out_of_memory(device, batch_size=render.batch_size):
+            self._buffers = deque(
+                torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda") for _ in range(self._depth)
+            )
         self._writing: _Shard | None = None  # there is one at a time; touched by the writing thread alone
         self._failed = False  # once a block is lost nothing more is written: blocks after it may be done already
         self._lock = Lock()
@@ -154,13 +158,8 @@ class ShardRenderer:
         drawn = time.perf_counter()
         self._add_busy(shard, "draw", drawn - began)
         buffer = self._buffers.popleft()  # there is one for every block in flight
-        try:
+        with explain_out_of_memory(self._device, batch_size=self._render.batch_size):
             events = self._generate(draws, buffer)
-        except torch.OutOfMemoryError as error:
-            raise ValueError(
-                f"{self._device} ran out of memory at batch size {self._render.batch_size}: give a new dataset a "
-                "smaller --batch-size (it is never lowered silently, because it decides the last bits of the pixels)"
-            ) from error
         if events is None:
             self._add_busy(shard, "generate", time.perf_counter() - drawn)
         return _Rendered(draws, buffer, events)
@@ -168,11 +167,10 @@ class ShardRenderer:
     def _generate(self, draws: Draws, buffer: torch.Tensor) -> tuple[torch.cuda.Event, torch.cuda.Event] | None:
         on_gpu = self._device.type == "cuda"
         latents, labels = torch.from_numpy(draws.latents), torch.from_numpy(draws.labels).clamp(min=0)
-        if on_gpu:  # from pinned memory the copy waits for nobody
-            latents, labels = latents.pin_memory(), labels.pin_memory()
-        with torch.cuda.device(self._device) if on_gpu else nullcontext():
+        with on_device(self._device):  # pinning too: elsewhere it would open a context on the first GPU
             events = None
             if on_gpu:
+                latents, labels = latents.pin_memory(), labels.pin_memory()  # so that the copy waits for nobody
                 events = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True, blocking=True))
                 events[0].record()
             latents = latents.to(self._device, non_blocking=True)
@@ -197,7 +195,7 @@ class ShardRenderer:
         images = [[encode_image(member[group], self._recipe.image) for member in pixels] for group in kept]
         latents: list[bytes | None] = [None] * len(kept)
         if self._recipe.store_latents:
-            latents = [_npy_bytes(draws.latents[:, group]) for group in kept]
+            latents = [npy_bytes(draws.latents[:, group]) for group in kept]
         self._buffers.append(buffer)
         self._add_busy(shard, "encode", time.perf_counter() - began)
         return draws, images, latents
@@ -272,7 +270,8 @@ def slowest_stage(shares: Mapping[str, float]) -> str:
     return f"{stage} {min(shares[stage], 1.0):.0%}"
 
 
-def _npy_bytes(array: np.ndarray) -> bytes:
+def npy_bytes(array: np.ndarray) -> bytes:
+    """The .npy file of an array: a group's member latents.npy."""
     stream = io.BytesIO()
     np.save(stream, np.ascontiguousarray(array))
     return stream.getvalue()

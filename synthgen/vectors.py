@@ -186,6 +186,11 @@ class VectorFiles:
 
     paths: tuple[Path, ...] = ()
 
+    @classmethod
+    def of(cls, *paths: Path | None) -> VectorFiles:
+        """The files that were given, of those that may be."""
+        return cls(paths=tuple(path for path in paths if path is not None))
+
     def find(self, kind: str, sha256: str) -> VectorSet:
         """The vectors with this sha256.
 

@@ -15,7 +15,7 @@ import pytest
 import contrast
 import shards
 import synthgen
-from synthgen.job import RenderConfig
+from synthgen.config import RenderConfig
 
 SPOKEN = {"as_json", "watch"}
 """Options of how a command speaks: a function returns what it has to say."""

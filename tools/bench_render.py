@@ -34,7 +34,7 @@ from measuring import Program, describe_machine, format_machine, format_rate, fo
 from naive_render import NAIVE_BATCH, Naive, load_published_module
 from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from shards.console import Count, format_bytes
 from shards.markers import scan_markers
@@ -43,6 +43,7 @@ from synthgen.adapters import generator_info
 from synthgen.adapters.architecture import PUBLISHED_CONFIGS, count_flops
 from synthgen.adapters.folded_biggan import remove_spectral_norms
 from synthgen.adapters.weight_files import find_weights, require_weights
+from synthgen.config import RenderConfig
 from synthgen.devices import (
     choose_device,
     count_encode_threads,
@@ -50,7 +51,7 @@ from synthgen.devices import (
     reproducible_arithmetic,
     set_forward_threads,
 )
-from synthgen.job import RenderConfig, RenderJob, prepare_job, survey_folder
+from synthgen.job import RenderJob, prepare_job, survey_folder
 from synthgen.plan import draw_groups
 from synthgen.runners.local import run_local
 
@@ -106,8 +107,8 @@ class Limit:
 
     @torch.inference_mode()
     def __call__(self) -> float:
-        def multiply(index: int) -> Tensor:
-            return torch.mm(self._factors[0], self._factors[1])
+        def multiply(index: int) -> None:  # results are dropped at once: kept, they would fill a GPU
+            torch.mm(self._factors[0], self._factors[1])
 
         with reproducible_arithmetic(self._device):
             seconds = time_forward_threads(self._device, multiply, self._count)
@@ -124,8 +125,8 @@ class Bare:
         self._labels = torch.from_numpy(draws.labels).clamp(min=0).to(job.device)
 
     def __call__(self) -> float:
-        def forward(index: int) -> Tensor:
-            return self._job.generator.sample(self._latents[index % len(self._latents)], self._labels)
+        def forward(index: int) -> None:
+            self._job.generator.sample(self._latents[index % len(self._latents)], self._labels)
 
         with reproducible_arithmetic(self._job.device):
             seconds = time_forward_threads(self._job.device, forward, self._count)

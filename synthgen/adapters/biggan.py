@@ -75,6 +75,8 @@ def load_biggan(
     """
     digest = files.sha256()  # says plainly that a file is corrupt, before the parser says it in its own words
     network = FoldedBigGAN(load_network(files), truncation=truncation).place(device, dtype)
+    if files.sha256() != digest:
+        raise ValueError(f"{files.path} changed while it was loaded: run the same command again when it is complete")
     return BigGANGenerator(name, network, files, weights_sha256=digest, dtype=str(dtype).removeprefix("torch."))
 
 

@@ -19,7 +19,9 @@ from shards.console import Progress, format_things
 from shards.folder import finish_if_whole, share_dataset
 from shards.manifest import Manifest, load_manifest
 from shards.work import read_failures
-from synthgen.job import FolderState, RenderConfig, RenderJob, check_disk, prepare_job, render_dataset, survey_folder
+from synthgen.config import RenderConfig
+from synthgen.job import FolderState, RenderJob, check_disk, prepare_job, survey_folder
+from synthgen.rendering import render_dataset
 from synthgen.runners.following import Follower
 from synthgen.runners.local import describe_finished
 
@@ -52,14 +54,12 @@ class Batch:
 
     def task_config(self, index: int, count: int) -> RenderConfig:
         """The request that one task is; everything that two machines might settle differently is settled."""
+        files = {name: getattr(self.config, name) for name in ("weights", "walks", "directions", "manifest")}
         return replace(
-            self.config,
+            self.config.settled(self.job),
+            **{name: path.absolute() for name, path in files.items() if path is not None},
             out=self.config.out.absolute(),
-            weights=self.config.weights.absolute() if self.config.weights else None,
-            n=self.state.num_groups,
-            batch_size=self.job.render.batch_size,
-            dtype=self.job.render.dtype,
-            shard_size=self.job.shard_size,
+            n=self.state.num_groups if self.config.manifest is None else None,
             runner="local",
             tasks=None,
             slurm="",

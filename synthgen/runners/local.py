@@ -15,8 +15,9 @@ from shards.folder import finish_if_whole, restore_files
 from shards.manifest import Manifest, load_manifest
 from shards.work import remove_work
 from shards.writer import finish_dataset
+from synthgen.config import RenderConfig
 from synthgen.devices import describe_devices
-from synthgen.job import FolderState, RenderConfig, RenderJob
+from synthgen.job import FolderState, RenderJob
 from synthgen.pipeline import slowest_stage
 from synthgen.runners.claimed import Worker
 from synthgen.runners.processes import run_processes

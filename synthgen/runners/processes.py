@@ -26,7 +26,8 @@ from shards.claims import end_claims
 from shards.console import DamageError, Progress
 from shards.processes import host_tag
 from shards.work import read_failures
-from synthgen.job import RenderConfig, RenderJob
+from synthgen.config import RenderConfig
+from synthgen.job import RenderJob
 from synthgen.plan import ShardPlan
 from synthgen.runners.following import Follower
 
@@ -81,14 +82,7 @@ def _requests(job: RenderJob, config: RenderConfig, shards: Sequence[ShardPlan],
     """What each process is told: the config with everything settled that a process might settle differently."""
     from synthgen.devices import share_cores
 
-    settled = replace(
-        config,
-        batch_size=job.render.batch_size,
-        dtype=job.render.dtype,
-        shard_size=job.shard_size,
-        task_index=None,
-        task_count=None,
-    )
+    settled = replace(config.settled(job), task_index=None, task_count=None)
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settled).items()}
     return [
         {

@@ -13,7 +13,7 @@ from typing import Any
 
 from shards.console import format_things
 from shards.manifest import Manifest
-from synthgen.job import RenderConfig
+from synthgen.config import RenderConfig
 from synthgen.runners.batch import MOST_ATTEMPTS, finish_batch, open_batch, run_task
 
 _POLL_SECONDS = 1.0

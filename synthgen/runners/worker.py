@@ -50,7 +50,8 @@ def describe_error(error: BaseException) -> dict[str, Any]:
 
 
 def _render(request: dict[str, Any]) -> None:
-    from synthgen.job import RenderConfig, prepare_job
+    from synthgen.config import RenderConfig
+    from synthgen.job import prepare_job
     from synthgen.plan import ShardPlan
     from synthgen.runners.claimed import Worker
 

@@ -16,11 +16,12 @@ from click.testing import CliRunner
 import synthgen
 from synthgen.adapters import weight_files
 from synthgen.cli import _SECTIONS, main, render
-from synthgen.job import RenderConfig
+from synthgen.config import RenderConfig
 
 RENDER_OPTIONS = [
     "--n",
     "--out",
+    "--from",
     "--generator",
     "--weights",
     "--classes",
@@ -67,7 +68,9 @@ OTHER_OPTIONS = {
 
 
 def test_the_options_are_these() -> None:
-    assert sorted(main.commands) == ["directions", "generators", "render", "status", "steer", "views"]
+    assert sorted(main.commands) == [
+        *("directions", "generators", "render", "status", "steer", "verify-render", "views")
+    ]
     assert [option for param in render.params for option in param.opts] == RENDER_OPTIONS
     for path, expected in OTHER_OPTIONS.items():
         command: click.Command = main
@@ -115,7 +118,7 @@ def test_examples_parse() -> None:
     assert len(examples) >= 5
     for example in examples:
         params = render.make_context("render", example.split()).params
-        assert params["n"] > 0 and params["out"]
+        assert (params["n"] is None) == (params["manifest"] is not None) and params["out"]
 
 
 def test_help_needs_no_torch() -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from synthgen.config import RenderConfig
 from synthgen.estimate import estimate_render
-from synthgen.job import RenderConfig, RenderJob, prepare_job, survey_folder
+from synthgen.job import RenderJob, prepare_job, survey_folder
 
 NUM_THREADS = 3
 

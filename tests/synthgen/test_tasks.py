@@ -15,7 +15,7 @@ from shards.folder import lock_dataset, share_dataset
 from shards.manifest import Manifest, RenderSettings, load_manifest
 from shards.verification import verify
 from shards.work import WorkPlan
-from synthgen.job import RenderConfig
+from synthgen.config import RenderConfig
 from synthgen.plan import plan_shards
 from synthgen.runners.tasks import TaskShare, task_share
 

@@ -75,7 +75,7 @@ def test_a_dataset_of_every_policy(name: str, files: dict[str, Path], tiny_weigh
 
 def test_mixtures_are_described_for_people(tiny_weights: Path, tmp_path: Path) -> None:
     views = "mixture:gaussian:std=0.2@0.5+independent@0.5"
-    synthgen.render(n=10, out=tmp_path / "d", views=views, weights=tiny_weights, device="cpu", quiet=True)
+    synthgen.render(n=10, out=tmp_path / "d", views=views, weights=tiny_weights, devices="cpu", quiet=True)
     said = dict(shards.info(tmp_path / "d").rows())["view 0"]
     assert said == "components (policy gaussian, std 0.2) + (policy independent), policy mixture, weights [0.5,0.5]"
     recipe = load_manifest(tmp_path / "d").recipe
@@ -189,7 +189,7 @@ def test_wrong_sheets_are_one_line(tiny_weights: Path, tmp_path: Path, options: 
 
 def test_stored_parameters_are_plain_json(files: dict[str, Path], tiny_weights: Path, tmp_path: Path) -> None:
     synthgen.render(
-        n=2, out=tmp_path / "d", views="steer", walks=files["walks"], weights=tiny_weights, device="cpu", quiet=True
+        n=2, out=tmp_path / "d", views="steer", walks=files["walks"], weights=tiny_weights, devices="cpu", quiet=True
     )
     view = json.loads(bytes(GroupDataset(tmp_path / "d").read(1, "json")))["views"][0]
     assert set(view) == {"policy", "zoom", "rotate"} and all(-1 <= view[edit] <= 1 for edit in ("zoom", "rotate"))

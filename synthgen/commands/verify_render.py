@@ -1,0 +1,79 @@
+"""`synthgen verify-render`: a sample of a dataset rendered again and compared with what is there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from shards.console import Count, DamageError, format_seconds, format_things
+
+_EPILOG = """\b
+Examples:
+  synthgen verify-render datasets/demo
+  synthgen verify-render datasets/demo --groups 1k --seed 1
+  synthgen verify-render datasets/demo --dtype float32     what bfloat16 did to the pixels
+  synthgen verify-render datasets/demo --device cpu        how close another device comes"""
+
+
+@click.command("verify-render", epilog=_EPILOG)
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--groups", type=Count(), default="64", show_default=True, help="How many to render again.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Chooses them.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+@click.option("--dtype", default="same", show_default=True, help="same as the dataset's, float32, bfloat16.")
+@click.option("--weights", type=click.Path(path_type=Path), help="As in synthgen render.")
+@click.option("--walks", type=click.Path(path_type=Path), help="As in synthgen render.")
+@click.option("--directions", type=click.Path(path_type=Path), help="As in synthgen render.")
+@click.option(
+    "--tolerance", type=float, help="Elsewhere: mean difference of an image, of 255.  [default: jpg 4, png 1.5]"
+)
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def verify_render(
+    directory: Path,
+    groups: int,
+    seed: int,
+    device: str,
+    dtype: str,
+    weights: Path | None,
+    walks: Path | None,
+    directions: Path | None,
+    tolerance: float | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Render a sample of DIR's groups again and compare plan, bytes and pixels.
+
+    Exits with 0 when the plan is the same and the bytes are identical or, in another environment, every image is close;
+    with 1 when the plan is not the recipe's, when bytes differ in the same environment, or when images are not close;
+    with 2 when it cannot be tried.
+    """
+    from synthgen.verification import verify_render
+
+    report = verify_render(
+        directory,
+        groups=groups,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        weights=weights,
+        walks=walks,
+        directions=directions,
+        tolerance=tolerance,
+        quiet=quiet or as_json,
+    )
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=1))
+    else:
+        for problem in (*report.sameness.plan_problems, *report.sameness.byte_problems):
+            click.echo(problem)
+    verdict = report.sameness.describe()
+    if not report.ok:
+        raise DamageError(f"{directory} is not what its recipe gives: {verdict}")
+    if not as_json:
+        click.echo(
+            f"{directory} is what its recipe gives, by {report.generator} on {report.device} in {report.dtype}: "
+            f"{verdict} ({format_things(report.blocks, 'block')}, {format_seconds(report.seconds)})"
+        )

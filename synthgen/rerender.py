@@ -1,0 +1,114 @@
+"""Blocks of a dataset that exists, rendered once more: the same generator, the same passes, in memory.
+
+generator = load_recorded_generator(manifest.recipe, weights=None, device=device, dtype="bfloat16")
+for draws, pixels in render_blocks(manifest, generator, [0, 150], device=device):
+    members = group_members(manifest.recipe, generator, draws, pixels, 3, first=0)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from shards.codec import encode_image
+from shards.manifest import Manifest, Recipe
+from shards.writer import metadata_bytes
+from synthgen.adapters import load_generator
+from synthgen.adapters.protocol import Generator
+from synthgen.devices import (
+    count_forward_threads,
+    explain_out_of_memory,
+    on_device,
+    reproducible_arithmetic,
+    set_forward_threads,
+)
+from synthgen.pipeline import npy_bytes
+from synthgen.plan import Draws, draw_groups
+from synthgen.vectors import VectorFiles
+
+
+def load_recorded_generator(
+    recipe: Recipe, *, weights: Path | None, device: torch.device, dtype: str, batch_size: int
+) -> Generator:
+    """The generator that a recipe names, with the very weights that it names.
+
+    Raises:
+        ValueError: no generator made these images, or its weights are missing, corrupt, or other ones.
+    """
+    source = recipe.source
+    if "generator" not in source or "weights_sha256" not in source:
+        named = ", ".join(f"{name} {value}" for name, value in source.items())
+        raise ValueError(f"no generator made these images ({named}): there is nothing to render again")
+    name, wanted = str(source["generator"]), str(source["weights_sha256"])
+    with on_device(device), explain_out_of_memory(device, batch_size=batch_size):
+        generator = load_generator(
+            name, weights=weights, truncation=float(source["truncation"]), device=device, dtype=dtype
+        )
+    if generator.weights_sha256 != wanted:
+        raise ValueError(
+            f"weights_sha256: the dataset was rendered with the weights {wanted[:12]}… of {name}, those here are "
+            f"{generator.weights_sha256[:12]}…: give --weights the folder or file that holds the former"
+        )
+    return generator
+
+
+def render_blocks(
+    manifest: Manifest,
+    generator: Generator,
+    firsts: Sequence[int],
+    *,
+    device: torch.device,
+    vectors: VectorFiles | None = None,
+) -> Iterator[tuple[Draws, NDArray[np.uint8]]]:
+    """Draws and pixels [K, B, H, W, 3] of the blocks that begin at `firsts`, multiples of the render batch, in order.
+
+    As many passes at once as a render has; a few blocks are in memory at a time.
+
+    Raises:
+        ValueError: the device ran out of memory.
+    """
+    recipe, batch_size = manifest.recipe, manifest.render.batch_size
+    size = int(recipe.image["size"])
+
+    def render_block(first: int) -> tuple[Draws, NDArray[np.uint8]]:
+        assert first % batch_size == 0, first
+        draws = draw_groups(recipe, latent_dim=generator.latent_dim, first=first, count=batch_size, vectors=vectors)
+        with on_device(device), explain_out_of_memory(device, batch_size=batch_size):
+            latents = torch.from_numpy(draws.latents).to(device)
+            labels = torch.from_numpy(draws.labels).clamp(min=0).to(device)
+            return draws, np.stack([generator.render(member, labels, size=size).cpu().numpy() for member in latents])
+
+    num_threads = count_forward_threads(device)
+    waiting: deque[Future[tuple[Draws, NDArray[np.uint8]]]] = deque()
+    with (
+        reproducible_arithmetic(device),
+        ThreadPoolExecutor(num_threads, "forward", set_forward_threads, (device,)) as pool,
+    ):
+        for first in firsts:
+            waiting.append(pool.submit(render_block, first))
+            if len(waiting) > num_threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def group_members(
+    recipe: Recipe, generator: Generator, draws: Draws, pixels: NDArray[np.uint8], row: int, *, first: int
+) -> list[bytes]:
+    """The members of group first + row, in tar order, as a render would write them."""
+    label = int(draws.labels[row])
+    images = [encode_image(member[row], recipe.image) for member in pixels]
+    latents = [npy_bytes(draws.latents[:, row])] if recipe.store_latents else []
+    metadata = metadata_bytes(
+        index=first + row,
+        label=label,
+        class_name=generator.class_names[label] if label >= 0 else "",
+        views=[parameters[row] for parameters in draws.parameters],
+    )
+    return [*images, *latents, metadata]

@@ -1,0 +1,64 @@
+"""The check of a device, run on the CPU: it passes where it should, and says which comparison failed where not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gpu_check
+import pytest
+import torch
+from click.testing import CliRunner
+
+from synthgen.adapters.biggan import BigGANGenerator
+
+QUICK = ["--device=cpu", "--groups=60", "--sample=10", "--cpu-groups=3", "--images=40", "--naive-images=32"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench_render.find_weights", lambda name: None)  # then the small network takes its place
+        return gpu_check.write_random_weights("biggan-deep-32", tmp_path_factory.mktemp("weights"))
+
+
+def test_a_sound_device(weights: Path) -> None:
+    run = CliRunner().invoke(gpu_check.main, [*QUICK, "--repeats=1", f"--weights={weights}", "--json"])
+    assert run.exit_code == 0, run.output
+    result = json.loads(run.stdout)
+    assert result["ok"] and set(result["comparisons"]) == {"again", "float32", "cpu", "float32, cpu"}
+    found = {name: report["sameness"] for name, report in result["comparisons"].items()}
+    assert all(found[name]["identical"] for name in ("again", "cpu", "float32, cpu")), "the CPU against itself"
+    own = result["comparisons"]["again"]["dtype"]
+    assert found["float32"]["identical"] == (own == "float32") and found["float32"]["close"]
+    assert result["speed"]["images_per_second"] > 0 and result["environment"]["torch"] == torch.__version__
+    lines = gpu_check.format_report(result)
+    assert lines[1].split()[:2] == ["again", "10/10"] and any("end to end" in line for line in lines)
+
+
+def test_a_device_that_never_gives_the_same_twice(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, passes = BigGANGenerator.render, iter(range(10**6))
+
+    def render(self: BigGANGenerator, *rest: object, **named: object) -> torch.Tensor:
+        pixels = real(self, *rest, **named)  # type: ignore[arg-type]
+        return pixels ^ (next(passes) % 7 == 3)
+
+    monkeypatch.setattr(BigGANGenerator, "render", render)
+    monkeypatch.setattr(gpu_check, "run_benchmark", lambda *rest, **named: {})
+    monkeypatch.setattr(gpu_check, "format_speed", lambda speed: [])
+    run = CliRunner().invoke(gpu_check.main, [*QUICK, f"--weights={weights}", "--sample=60", "--json"])
+    assert run.exit_code == 1, run.output
+    assert "renders of cpu cannot be relied on (again): " in run.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--generator=dreams"], "no generator 'dreams'"),
+        (["--device=abacus"], "device 'abacus'"),
+        (["--weights=x", "--random-weights"], "exclude each other"),
+    ],
+)
+def test_mistakes_are_one_line(options: list[str], message: str) -> None:
+    run = CliRunner().invoke(gpu_check.main, options)
+    assert run.exit_code == 2 and message in run.stderr and run.stderr.count("\n") == 1

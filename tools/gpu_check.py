@@ -1,0 +1,140 @@
+"""All that a new machine, above all a GPU, has to show before its renders are trusted, in one command.
+
+A small dataset is rendered in the device's own dtype and in float32, samples of both are rendered again, and the speed
+is measured:
+
+    again         the same device and dtype: bytes must be identical
+    float32       what the device's own dtype did to the pixels
+    cpu           the same dtype on the CPU: how far the two devices are apart
+    float32, cpu  the float32 dataset on the CPU
+    speed         tools/bench_render.py, with its options
+
+    python tools/gpu_check.py --json > gpu.json
+    python tools/gpu_check.py --generator biggan-deep-128 --random-weights --images 5k
+
+Exit code 1 when the first is not identical, or another one not close.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+from bench_render import format_report as format_speed
+from bench_render import run_benchmark, write_random_weights
+from measuring import Program, format_table, print_result
+
+import synthgen
+from shards.console import Count, DamageError
+from synthgen.adapters import generator_info
+from synthgen.devices import choose_device, describe_environment
+from synthgen.verification import RenderVerification
+
+
+def check_device(
+    generator: str, weights: Path | None, folder: Path, *, device: str, groups: int, cpu_groups: int, sample: int
+) -> dict[str, RenderVerification]:
+    """Renders both datasets into the folder and returns the four comparisons, by name.
+
+    Args:
+        groups: of each dataset.
+        sample: groups to render again on the device.
+        cpu_groups: groups to render again on the CPU, where a large batch takes long.
+    """
+    own, full = folder / "own", folder / "float32"
+    request: dict[str, Any] = {"generator": generator, "weights": weights, "device": device, "quiet": True}
+    synthgen.render(n=groups, out=own, **request)
+    synthgen.render(n=groups, out=full, dtype="float32", **request)
+
+    def again(directory: Path, groups: int, device: str, dtype: str = "same") -> RenderVerification:
+        return synthgen.verify_render(directory, groups=groups, device=device, dtype=dtype, weights=weights)
+
+    return {
+        "again": again(own, sample, device),
+        "float32": again(own, sample, device, "float32"),
+        "cpu": again(own, cpu_groups, "cpu"),
+        "float32, cpu": again(full, cpu_groups, "cpu"),
+    }
+
+
+def format_report(result: dict[str, Any]) -> list[str]:
+    """The comparisons as a table, and the benchmark's own report."""
+    rows = []
+    for name, report in result["comparisons"].items():
+        same = report["sameness"]
+        found = "identical" if same["identical"] else "close" if same["close"] else "NOT CLOSE"
+        differences = f"{same['mean']:.3f}", f"{same['p99']}", f"{same['max']}", f"{same['worst_image_mean']:.2f}"
+        rows.append((name, f"{same['identical_groups']}/{same['groups']}", *differences, found))
+    environment = ", ".join(f"{name} {value}" for name, value in result["environment"].items())
+    return [
+        *format_table(("rendered again", "identical", "mean", "p99", "max", "worst image", ""), rows),
+        "differences of stored pixels, in levels of 255",
+        f"environment: {environment}",
+        "",
+        *format_speed(result["speed"]),
+    ]
+
+
+main = Program()
+
+
+@main.command(help=(__doc__ or "").replace("\n\n    ", "\n\n\b\n    "))
+@click.option("--generator", default="biggan-deep-32", show_default=True, help="One of `synthgen generators`.")
+@click.option("--weights", type=click.Path(path_type=Path), help="As in synthgen render.")
+@click.option("--random-weights", is_flag=True, help="Needs no weights: the same arithmetic on meaningless images.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+@click.option("--groups", type=Count(), default="1k", show_default=True, help="Groups of each dataset.")
+@click.option("--sample", type=Count(), default="64", show_default=True, help="Groups to render again on the device.")
+@click.option("--cpu-groups", type=Count(), default="8", show_default=True, help="Groups to render again on the CPU.")
+@click.option("--images", type=Count(), help="As in bench_render.py.")
+@click.option("--naive-images", type=Count(), help="As in bench_render.py.")
+@click.option("--repeats", type=Count(), default="3", show_default=True, help="As in bench_render.py.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, in place of the tables.")
+def measure(
+    generator: str,
+    weights: Path | None,
+    random_weights: bool,
+    device: str,
+    images: int | None,
+    naive_images: int | None,
+    repeats: int,
+    as_json: bool,
+    **counts: int,
+) -> None:
+    if weights is not None and random_weights:
+        raise click.UsageError("--weights and --random-weights exclude each other: give one of them")
+    generator_info(generator)
+    place = choose_device(device)
+    with tempfile.TemporaryDirectory(prefix="gpu-check-") as name:
+        folder = Path(name)
+        if random_weights:
+            weights = write_random_weights(generator, folder)
+        reports = check_device(generator, weights, folder, device=str(place), **counts)
+        speed = run_benchmark(
+            generator,
+            weights,
+            folder,
+            images=images,
+            naive_images=naive_images,
+            batch_size=None,
+            dtype="auto",
+            device=str(place),
+            repeats=repeats,
+        )
+    speed["weights"] = "random" if random_weights else str(weights or "default")
+    result = {
+        "ok": reports["again"].sameness.identical and all(report.ok for report in reports.values()),
+        "environment": describe_environment(place),
+        "comparisons": {name: report.to_json() for name, report in reports.items()},
+        "speed": speed,
+    }
+    print_result(result, format_report(result), as_json=as_json)
+    if not result["ok"]:
+        wrong = next(name for name, report in reports.items() if not report.ok or name == "again")
+        raise DamageError(f"renders of {place} cannot be relied on ({wrong}): {reports[wrong].sameness.describe()}")
+
+
+if __name__ == "__main__":
+    main()
