@@ -33,6 +33,7 @@ def test_the_options_are_these() -> None:
         ],
         "info": ["directory", "--json"],
         "preview": ["directory", "--out", "--groups", "--first", "--scale", "--json"],
+        "to-ffcv": ["directory", "--out", "--n", "--mode", "--json"],
         "verify": ["directory", "--fast", "--jobs", "--json"],
     }  # fmt: skip
     assert all(isinstance(command, click.Command) and command.help for command in main.commands.values())

@@ -114,7 +114,7 @@ def test_hugging_face_makes_one_table_of_a_mixture(files: dict[str, Path], tiny_
         views="mixture:directions@0.5+angular@0.5",
         directions=files["directions"],
         weights=tiny_weights,
-        device="cpu",
+        devices="cpu",
         quiet=True,
     )
     table = datasets.load_dataset(
