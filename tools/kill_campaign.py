@@ -192,7 +192,7 @@ def disturb(kind: str, campaign: Campaign, out: Path, rng: random.Random) -> boo
         while job.poll() is None and not read_claims(out):
             assert time.monotonic() < hopeless, "no worker has begun"
             time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.5) * campaign.seconds)
+        time.sleep(rng.uniform(0, 0.3) * campaign.seconds)
         workers = sorted({claim.pid for claim in read_claims(out)})
         if kind == "parent":
             job.kill()
