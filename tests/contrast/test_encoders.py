@@ -92,6 +92,16 @@ def test_the_librarys_resnet18_is_ours() -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours) and ours.keys() == theirs.keys()
 
 
+def test_synchronised_batch_norm_keeps_weights_and_names() -> None:
+    """What --sync-batchnorm does on GPUs must leave the optimiser's parameters and the checkpoint's names alone."""
+    encoder = build_encoder("resnet18", image_size=32)
+    names, parameters = list(encoder.state_dict()), list(encoder.parameters())
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)
+    assert converted is encoder and list(encoder.state_dict()) == names
+    assert all(one is other for one, other in zip(encoder.parameters(), parameters, strict=True))
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in encoder.modules())
+
+
 def test_a_size_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"encoder torchvision:alexnet does not take images of 32 px \(.*\): choose"):
         build_encoder("torchvision:alexnet", image_size=32)
