@@ -30,6 +30,8 @@ from shards.markers import index_path, tar_path
 from shards.tar import load_index
 
 _SPARE_FILES = 256  # file descriptors left to the rest of the process
+_SPREAD_BYTES = 4 * 10**9
+"""Beyond this, groups in random order lie so far apart that reading ahead of them is wasted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ class MappedShard:
 
     data: memoryview
     index: np.ndarray
-    """int64 [count, 1 + 2 * members], as make_index gives it."""
+    """[count, 1 + 2 * members], as make_index gives it; int32 where that is wide enough."""
 
 
 class GroupDataset:
@@ -87,9 +89,10 @@ class GroupDataset:
         self._lock = threading.Lock()
         self._open: OrderedDict[int, MappedShard] = OrderedDict()
         self._most_open = _allow_open_files(len(self.manifest.shards))
+        self._is_spread = self.manifest.total_bytes > _SPREAD_BYTES
 
     def __getstate__(self) -> dict[str, object]:
-        hidden = {"_lock", "_open", "_most_open", "labels"}
+        hidden = {"_lock", "_open", "_most_open", "_is_spread", "labels"}
         return {name: value for name, value in self.__dict__.items() if name not in hidden}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -160,7 +163,7 @@ class GroupDataset:
         return shard.data[offset : offset + size]
 
     def offsets(self, shard_index: int) -> np.ndarray:
-        """int64 [count, 1 + 2 * members]: the offset file of a shard; see shards.tar.make_index."""
+        """[count, 1 + 2 * members]: where the members of a shard lie; see shards.tar.make_index."""
         return self._shard(shard_index).index
 
     def metadata(self, index: int) -> dict[str, JSON]:
@@ -248,7 +251,7 @@ class GroupDataset:
 
     def _map_shard(self, shard_index: int) -> MappedShard:
         record = self.manifest.shards[shard_index]
-        data = map_file(tar_path(self.directory, shard_index), self._damage)
+        data = map_file(tar_path(self.directory, shard_index), self._damage, spread=self._is_spread)
         if len(data) < record.bytes:  # longer is fine: a growing dataset keeps what it held in its place
             path = tar_path(self.directory, shard_index)
             raise self._damage(f"{path} is truncated: {len(data)} bytes of {record.bytes}")
@@ -257,7 +260,7 @@ class GroupDataset:
             index = load_index(path, count=record.count, num_members=len(self._members))
         except DamageError as error:
             raise self._damage(str(error)) from error
-        return MappedShard(data, index)
+        return MappedShard(data, narrow_index(index, len(data)))
 
     def _damage(self, what: str) -> DamageError:
         return DamageError(f"{what}; shards verify {self.directory} lists all damage and how to repair it")
@@ -267,11 +270,24 @@ class GroupDataset:
         return f"{group_key(index)}.{member} in {tar}"
 
 
-def map_file(path: Path, damage: Callable[[str], DamageError]) -> memoryview:
-    """The bytes of a file, mapped; whatever `damage` makes of the reason when it is missing or empty is raised."""
+def narrow_index(index: np.ndarray, tar_bytes: int) -> np.ndarray:
+    """An index in half the memory, unless the tar is so large that its offsets need all of it."""
+    return index if max(tar_bytes, int(index[:, 0].max())) >= 2**31 else index.astype(np.int32)
+
+
+def map_file(path: Path, damage: Callable[[str], DamageError], *, spread: bool = False) -> memoryview:
+    """The bytes of a file, mapped.
+
+    Args:
+        damage: makes the error to raise, from its reason, when the file is missing or empty.
+        spread: reads come from all over many files, so the system shall not fetch and keep what lies around them.
+    """
     try:
         with open(path, "rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if spread:
+            mapped.madvise(mmap.MADV_RANDOM)
+        return memoryview(mapped)
     except FileNotFoundError as error:
         raise damage(f"{path} is missing") from error
     except ValueError as error:

@@ -25,7 +25,7 @@ import numpy as np
 
 from shards.atomic import flush_folder, naming
 from shards.console import DamageError, format_bytes
-from shards.dataset import GroupDataset, MappedShard, map_file
+from shards.dataset import GroupDataset, MappedShard, map_file, narrow_index
 from shards.inspection import measure_members
 from shards.manifest import DATA_FOLDER, MANIFEST_NAME, ShardRecord, parse_manifest
 from shards.tar import make_index
@@ -270,7 +270,8 @@ class RemoteDataset(GroupDataset):
     def labels(self) -> np.ndarray:  # type: ignore[override]
         """int64 [len]: class id of every group. Fetches every shard: labels lie in the tars."""
         count = -(-len(self) // self.manifest.shard_size)
-        return np.concatenate([self._shard(index).index[:, 0] for index in range(count)])[: len(self)]
+        parts = [self._shard(index).index[:, 0] for index in range(count)]
+        return np.concatenate(parts).astype(np.int64)[: len(self)]
 
     def fetch(self, shard_indices: Sequence[int]) -> None:
         """Brings shards into the cache, ahead of their use."""
@@ -287,7 +288,7 @@ class RemoteDataset(GroupDataset):
                 index[row, 0] = json.loads(bytes(data[offset : offset + size]))["label"]
         except (ValueError, KeyError, TypeError) as error:
             raise self._damage(f"{record.name} holds a json without a label ({error})") from error
-        return MappedShard(data, index)
+        return MappedShard(data, narrow_index(index, len(data)))
 
     def _damage(self, what: str) -> DamageError:
         return DamageError(f"{what}; shards verify says more about a copy of {self.address}")

@@ -8,6 +8,8 @@ Python's tarfile makes the same bytes (a test holds that), at a tenth of the spe
 
 from __future__ import annotations
 
+import io
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +98,11 @@ def load_index(path: Path, *, count: int, num_members: int) -> np.ndarray:
         DamageError: there is no such file, or it is no index of at least `count` groups.
     """
     try:
-        index = np.load(path, allow_pickle=False)
+        data = path.read_bytes()
+        header = _index_header(count, num_members)
+        if data.startswith(header) and len(data) == len(header) + count * (1 + 2 * num_members) * 8:
+            return np.frombuffer(data, np.int64, offset=len(header)).reshape(count, -1)
+        index = np.load(io.BytesIO(data), allow_pickle=False)  # a growing dataset's, or no index
     except FileNotFoundError as error:
         raise DamageError(f"{path} is missing") from error
     except (ValueError, EOFError, OSError) as error:
@@ -104,3 +110,14 @@ def load_index(path: Path, *, count: int, num_members: int) -> np.ndarray:
     if index.dtype != np.int64 or index.ndim != 2 or index.shape[1] != 1 + 2 * num_members or len(index) < count:
         raise DamageError(f"{path} holds {index.dtype} {list(index.shape)}, not the offsets of {count} groups")
     return index[:count]
+
+
+@lru_cache(maxsize=8)
+def _index_header(count: int, num_members: int) -> bytes:
+    """What the file of an index begins with: comparing it is quicker than parsing it, thirteen thousand times."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        file,
+        {"descr": "<i8", "fortran_order": False, "shape": (count, 1 + 2 * num_members)},
+    )
+    return file.getvalue()

@@ -8,7 +8,9 @@ anything is timed.
     webdataset              the pipeline that its authors document, with its own decoder, in processes
     webdataset_simplejpeg   the same with the fastest decoder that it can be given
     imagefolder             torchvision's ImageFolder with PIL over the same images as loose files, in processes
-    ffcv_jpg                FFCV where it is installed, in threads; compresses again, in 420
+    ffcv_jpg                FFCV where it is installed, in threads: the same JPEG files, its own, coarser decoder
+    ffcv_recompressed       FFCV's own jpg mode, which compresses again, in 420: other images, less to decode
+    ffcv_raw                FFCV over pixels: no decoding, many times the bytes
     decode                  the JPEG decoder alone, over bytes in memory: the limit
 
 Cold means that the files were put out of the operating system's memory before, warm that they were just read. Rates are
@@ -29,69 +31,20 @@ from typing import Any
 
 import click
 import numpy as np
-from loaders import LOADERS, Epoch, LoadTask, has_ffcv, write_beton, write_loose_files
+from loaders import LOADERS, Epoch, LoadTask, has_ffcv, write_betons, write_loose_files
 from measuring import Program, describe_machine, format_machine, format_rate, format_table, measure_rounds, print_result
+from noise_dataset import write_dataset
+from opening import GROUPS_PER_SHARD, measure_opening
 
-from shards.codec import default_subsampling, encode_image
-from shards.console import Count, Progress, format_bytes
-from shards.folder import finish_dataset, lock_dataset
-from shards.manifest import Recipe, RenderSettings, load_manifest
-from shards.writer import ShardWriter
+from shards.console import Count, format_bytes
+from shards.manifest import load_manifest
 
 PACKAGES = ("synthgen", "torch", "torchvision", "numpy", "simplejpeg", "pillow", "webdataset", "ffcv")
 OWN_GROUPS, OWN_SIZE = 4000, 32
-LARGEST_DIFFERENCE = 1.0
+OPENED_SHARDS = (1300, 13_000)
+FFCV_LOADERS = ("ffcv_jpg", "ffcv_recompressed", "ffcv_raw")
+LARGEST_DIFFERENCE = 2.0
 """Of a group's mean level, 0 to 255, between two decoders, or after FFCV's compression."""
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# A dataset of our own
-
-
-def draw_image(rng: np.random.Generator, size: int) -> np.ndarray:
-    """uint8 [size, size, 3] whose amplitudes fall with the frequency, as those of photographs do, and little colour.
-
-    As JPEG of quality 95 it is about as large as a photograph of its size.
-    """
-    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
-    frequency[0, 0] = np.inf
-    fields = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((3, size, size))) / frequency**1.5, s=(size, size))
-    fields *= np.array([55, 15, 15])[:, None, None] / fields.std(axis=(1, 2), keepdims=True)
-    light, warm, green = fields
-    pixels = 128 + np.stack([light + warm, light + green, light - warm], axis=2)
-    return pixels.clip(0, 255).astype(np.uint8)
-
-
-def write_dataset(directory: Path, *, num_groups: int, size: int) -> None:
-    """Groups of an anchor and a view, of ten classes, in four shards or in shards of a thousand."""
-    recipe = Recipe(
-        source={"images": "noise whose amplitudes fall with the frequency"},
-        classes=tuple(range(10)),
-        views=({"policy": "redrawn"},),
-        seed=0,
-        image={"size": size, "format": "jpg", "quality": 95, "subsampling": default_subsampling(size)},
-    )
-    names = {label: f"class {label}" for label in recipe.classes}
-    shard_size = min(1000, -(-num_groups // 4))
-    with lock_dataset(directory), Progress(total=num_groups, unit="groups", label="writing") as progress:
-        for index, first in enumerate(range(0, num_groups, shard_size)):
-            count = min(shard_size, num_groups - first)
-            with ShardWriter(
-                directory,
-                recipe=recipe,
-                render=RenderSettings(batch_size=1, dtype="float32"),
-                shard_index=index,
-                first=first,
-                count=count,
-                class_names=names,
-            ) as writer:
-                for group in range(first, first + count):
-                    rng = np.random.default_rng([0, group])
-                    images = [encode_image(draw_image(rng, size), recipe.image) for _ in range(2)]
-                    writer.add(label=group % 10, images=images, views=[{"policy": "redrawn"}])
-                    progress.advance()
-                writer.publish(environment={}, seconds=0.0, stages={})
-        finish_dataset(directory, num_groups=num_groups, shard_size=shard_size)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -148,15 +101,16 @@ def run_benchmark(task: LoadTask, *, quality: int, workers: tuple[int, ...], rep
     notes: dict[str, str] = {}
     write_loose_files(task)
     if has_ffcv():
-        write_beton(task, quality=quality)
+        write_betons(task, quality=quality)
     else:
-        notes["ffcv_jpg"] = "not installed"
+        notes.update(dict.fromkeys(FFCV_LOADERS, "not installed"))
     os.sync()  # what is not on the disk yet cannot be evicted
 
     shards = sorted((task.directory / "data").iterdir())
     files = dict.fromkeys(("tar", "stream", "webdataset", "webdataset_simplejpeg"), shards)
     files["imagefolder"] = sorted(task.loose.rglob("*.jpg"))
-    cold = all(evict(paths) for paths in (shards, files["imagefolder"]))
+    files.update({name: [task.beton(name.removeprefix("ffcv_"))] for name in FFCV_LOADERS if name not in notes})
+    cold = all(evict(paths) for paths in files.values())
     if not cold:
         notes["cold"] = f"not measured: the system keeps files of {task.directory} or of {task.loose} in memory"
 
@@ -164,7 +118,7 @@ def run_benchmark(task: LoadTask, *, quality: int, workers: tuple[int, ...], rep
     contestants = {}
     for name, open_loader in LOADERS.items():
         for num_workers in workers:
-            if name in notes or (name == "ffcv_jpg" and num_workers == 0):
+            if name in notes or (name in FFCV_LOADERS and num_workers == 0):
                 continue
             epoch = open_loader(task, num_workers)
             levels = check_epoch(name, epoch, task, levels)
@@ -185,7 +139,7 @@ def run_benchmark(task: LoadTask, *, quality: int, workers: tuple[int, ...], rep
         name, temperature, num_workers = key.split("/")
         table[name][temperature][num_workers] = rate
     best = {name: max(row["warm"].values()) for name, row in table.items() if row and row["warm"]}
-    others = ("webdataset", "webdataset_simplejpeg", "imagefolder", "ffcv_jpg", "decode")
+    others = ("webdataset", "webdataset_simplejpeg", "imagefolder", *FFCV_LOADERS, "decode")
     return {
         **{f"tar_over_{name}": best["tar"] / best[name] if name in best else None for name in others},
         "groups_per_second": table,
@@ -215,6 +169,7 @@ main = Program()
 @click.option("--batch-size", type=Count(), default="256", show_default=True, help="Groups of a batch.")
 @click.option("--workers", default="0,1,2", show_default=True, help="Numbers of workers to try.")
 @click.option("--repeats", type=Count(), default="3", show_default=True, help="Rounds; rates are their medians.")
+@click.option("--opening", is_flag=True, help="Measure opening 1,300 and 13,000 shards, and nothing else.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, in place of the table.")
 def measure(
     directory: Path | None,
@@ -223,8 +178,12 @@ def measure(
     batch_size: int,
     workers: str,
     repeats: int,
+    opening: bool,
     as_json: bool,
 ) -> None:
+    if opening:
+        print_result(*run_opening(size or OWN_SIZE, repeats), as_json=as_json)
+        return
     counts = parse_workers(workers)
     if directory is not None and size is not None:
         raise click.UsageError("--size is for a dataset of its own: leave it away, or --shards")
@@ -248,6 +207,26 @@ def measure(
             )
         result = run_benchmark(task, quality=image["quality"], workers=counts, repeats=repeats)
     print_result(result, format_report(result), as_json=as_json)
+
+
+def run_opening(size: int, repeats: int) -> tuple[dict[str, Any], list[str]]:
+    """What opening datasets of many shards costs, as figures and as lines."""
+    machine = describe_machine(PACKAGES)
+
+    def write_shard(directory: Path) -> None:
+        write_dataset(directory, num_groups=GROUPS_PER_SHARD, size=size, shard_size=GROUPS_PER_SHARD)
+
+    with tempfile.TemporaryDirectory(prefix="bench-load-") as name:
+        runs = [
+            measure_opening(Path(name), num_shards=count, write_shard=write_shard, repeats=repeats)
+            for count in OPENED_SHARDS
+        ]
+    lines = [
+        f"{run['shards']} shards of {GROUPS_PER_SHARD} groups opened and touched in {run['seconds']:.2f} s "
+        f"(processor time {run['cpu_seconds']:.2f} s), peak memory {format_bytes(run['peak_memory_bytes'])}"
+        for run in runs
+    ]
+    return {"opening": runs, "repeats": repeats, "machine": machine}, [*lines, *format_machine(machine)]
 
 
 def parse_workers(text: str) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ from numpy import ndarray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from shards.beton import to_ffcv
 from shards.dataset import GroupDataset
 from shards.manifest import group_key, member_names
 from shards.markers import tar_path
@@ -51,8 +52,8 @@ class LoadTask:
     """Members of a group that are images, in order: anchor.jpg, view0.jpg, …"""
     loose: Path
     """Folder of `write_loose_files`."""
-    beton: Path
-    """File of `write_beton`."""
+    scratch: Path
+    """Folder of `write_betons`."""
 
     @classmethod
     def of(cls, directory: Path, *, num_groups: int, batch_size: int, scratch: Path) -> LoadTask:
@@ -68,8 +69,12 @@ class LoadTask:
             shape=(dataset.num_images, size, size, 3),
             image_names=member_names(dataset.manifest.recipe)[: dataset.num_images],
             loose=scratch / "loose",
-            beton=scratch / "groups.beton",
+            scratch=scratch,
         )
+
+    def beton(self, kind: str) -> Path:
+        """FFCV's file of a kind: jpg, raw or recompressed."""
+        return self.scratch / f"{kind}.beton"
 
     @property
     def tars(self) -> list[Path]:
@@ -210,13 +215,18 @@ def has_ffcv() -> bool:
     return find_spec("ffcv") is not None
 
 
-def write_beton(task: LoadTask, *, quality: int) -> None:
-    """The groups as FFCV's file in its jpg mode: compressed again, with a quarter of the colour (420) at any size."""
+def write_betons(task: LoadTask, *, quality: int) -> None:
+    """The groups as FFCV's files: our JPEG files as they are, pixels, and compressed again by FFCV's own jpg mode.
+
+    That mode stores a quarter of the colour (420) at any size, which is less to decode.
+    """
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
 
+    for mode in ("jpg", "raw"):
+        to_ffcv(task.directory, out=task.beton(mode), n=task.num_groups, mode=mode, quiet=True)
     images = {f"image{k}": RGBImageField(write_mode="jpg", jpeg_quality=quality) for k in range(task.shape[0])}
-    writer = DatasetWriter(str(task.beton), {**images, "label": IntField()}, num_workers=1)
+    writer = DatasetWriter(str(task.beton("recompressed")), {**images, "label": IntField()}, num_workers=1)
     writer.from_indexed_dataset(_GroupTuples(task))
 
 
@@ -234,14 +244,14 @@ class _GroupTuples:
         return (*images[0], int(labels[0]))
 
 
-def open_ffcv(task: LoadTask, num_workers: int) -> Epoch:
-    """FFCV's loader over `write_beton`, from the operating system's cache; it has threads always, so one at least."""
+def open_ffcv(task: LoadTask, num_workers: int, *, kind: str) -> Epoch:
+    """FFCV's loader and decoder over `write_betons`, from the operating system's cache; it has one thread at least."""
     from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
 
     images = {f"image{k}": [SimpleRGBImageDecoder()] for k in range(task.shape[0])}
     loader = Loader(
-        str(task.beton),
+        str(task.beton(kind)),
         batch_size=task.batch_size,
         num_workers=max(1, num_workers),
         os_cache=True,
@@ -263,6 +273,8 @@ LOADERS: dict[str, Callable[[LoadTask, int], Epoch]] = {
     "webdataset": open_webdataset,
     "webdataset_simplejpeg": open_webdataset_simplejpeg,
     "imagefolder": open_imagefolder,
-    "ffcv_jpg": open_ffcv,
+    "ffcv_jpg": partial(open_ffcv, kind="jpg"),
+    "ffcv_recompressed": partial(open_ffcv, kind="recompressed"),
+    "ffcv_raw": partial(open_ffcv, kind="raw"),
     "decode": open_decode,
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 import bench_load
 import loaders
 import numpy as np
+import opening
 import pytest
 from click.testing import CliRunner
 
@@ -97,9 +98,22 @@ def test_other_images_are_noticed(dataset: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(not loaders.has_ffcv(), reason="FFCV is not installed")
 def test_ffcv_reads_what_it_was_given(dataset: Path, tmp_path: Path) -> None:
     task = loaders.LoadTask.of(dataset, num_groups=16, batch_size=5, scratch=tmp_path)
-    loaders.write_beton(task, quality=95)
+    loaders.write_betons(task, quality=95)
     levels = bench_load.check_epoch("tar", loaders.open_tar(task, 0), task, None)
-    bench_load.check_epoch("ffcv_jpg", loaders.open_ffcv(task, 1), task, levels)
+    for kind in ("jpg", "raw", "recompressed"):
+        bench_load.check_epoch(kind, loaders.open_ffcv(task, 1, kind=kind), task, levels)
+
+
+def test_opening_touches_every_shard(tmp_path: Path) -> None:
+    def write_shard(directory: Path) -> None:
+        bench_load.write_dataset(directory, num_groups=6, size=8, shard_size=6)
+
+    run = opening.measure_opening(tmp_path, num_shards=300, write_shard=write_shard, repeats=1)
+    assert (run["shards"], run["groups"]) == (300, 1800)
+    assert 0 < run["manifest_seconds"] <= run["seconds"]
+    assert run["peak_memory_bytes"] < 200e6
+    dataset = GroupDataset(tmp_path / "shards-300")
+    assert np.array_equal(dataset.images(1799), dataset.images(5))
 
 
 @pytest.mark.parametrize(
