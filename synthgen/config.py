@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 RUNNERS = ("local", "slurm", "ray")
 FREE_OPTIONS = frozenset(
-    {"manifest", "out", "weights", "walks", "directions", "devices", "task_index", "task_count", "runner", "tasks"}
-    | {"slurm", "dry_run", "quiet"}
+    {"manifest", "out", "generator", "weights", "walks", "directions", "devices", "dry_run", "quiet"}
+    | {"task_index", "task_count", "runner", "tasks", "slurm"}
 )
 """What may be said beside a manifest, where files lie and who renders; it decides everything else."""
 

@@ -19,6 +19,7 @@ from shards.console import DamageError, format_count
 from shards.dataset import GroupDataset
 from shards.manifest import MANIFEST_NAME, Manifest, load_manifest, member_names, parse_manifest
 from shards.markers import tar_path
+from synthgen.adapters import DEFAULT_GENERATOR
 from synthgen.config import RenderConfig
 from synthgen.job import RenderJob
 from synthgen.rendering import render_dataset
@@ -111,6 +112,7 @@ def job_from_manifest(config: RenderConfig, *, devices: tuple[torch.device, ...]
         shard_size=manifest.shard_size,
         generator=load_recorded_generator(
             manifest.recipe,
+            named=config.generator if config.generator != DEFAULT_GENERATOR else None,
             weights=config.weights,
             device=loads_on,
             dtype=manifest.render.dtype,

@@ -1,6 +1,6 @@
 """Blocks of a dataset that exists, rendered once more: the same generator, the same passes, in memory.
 
-generator = load_recorded_generator(manifest.recipe, weights=None, device=device, dtype="bfloat16")
+generator = load_recorded_generator(manifest.recipe, named=None, weights=None, device=device, …)
 for draws, pixels in render_blocks(manifest, generator, [0, 150], device=device):
     members = group_members(manifest.recipe, generator, draws, pixels, 3, first=0)
 """
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from shards.codec import encode_image
 from shards.manifest import Manifest, Recipe
 from shards.writer import metadata_bytes
-from synthgen.adapters import load_generator
+from synthgen.adapters import GENERATORS, load_generator
+from synthgen.adapters.own_names import kind_of_name
 from synthgen.adapters.protocol import Generator
 from synthgen.devices import (
     count_forward_threads,
@@ -34,18 +35,27 @@ from synthgen.vectors import VectorFiles
 
 
 def load_recorded_generator(
-    recipe: Recipe, *, weights: Path | None, device: torch.device, dtype: str, batch_size: int
+    recipe: Recipe, *, named: str | None, weights: Path | None, device: torch.device, dtype: str, batch_size: int
 ) -> Generator:
     """The generator that a recipe names, with the very weights that it names.
 
+    Args:
+        named: the generator as the user named it, if at all. A function module:function is run only when it was: a
+            manifest may be a stranger's, and importing what it names would let it run any code that is here.
+
     Raises:
-        ValueError: no generator made these images, or its weights are missing, corrupt, or other ones.
+        ValueError: no generator made these images, another one was named, a function was not, or its weights are
+            missing, corrupt, or other ones.
     """
     source = recipe.source
     if "generator" not in source or "weights_sha256" not in source:
         named = ", ".join(f"{name} {value}" for name, value in source.items())
         raise ValueError(f"no generator made these images ({named}): there is nothing to render again")
     name, wanted = str(source["generator"]), str(source["weights_sha256"])
+    if named not in (None, name):
+        raise ValueError(f"{name} made these images, not {named}: leave --generator away, or give --generator {name}")
+    if named is None and name not in GENERATORS and kind_of_name(name) == "function":
+        raise ValueError(f"{name} made these images: if you trust that function, say so with --generator {name}")
     with on_device(device), explain_out_of_memory(device, batch_size=batch_size):
         generator = load_generator(
             name, weights=weights, truncation=float(source["truncation"]), device=device, dtype=dtype

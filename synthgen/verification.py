@@ -63,6 +63,7 @@ def verify_render(
     seed: int = 0,
     device: str = "auto",
     dtype: str = "same",
+    generator: str | None = None,
     weights: str | Path | None = None,
     walks: str | Path | None = None,
     directions: str | Path | None = None,
@@ -79,6 +80,8 @@ def verify_render(
         seed: chooses them.
         device: auto, cpu, cuda or cuda:1.
         dtype: same (the dataset's), float32 or bfloat16: another one measures what the dataset's own does to pixels.
+        generator: the dataset's generator, said again; needed only where that is a function module:function, which
+            is then imported and run.
         weights: folder or file; None for the usual ones.
         walks, directions: files of the vectors that the views walk along, where they are not the package's own.
         tolerance: mean difference of an image, of 255 levels, up to which it is close; None for what suits the codec.
@@ -97,8 +100,9 @@ def verify_render(
     manifest = load_manifest(directory)
     place = choose_device(device)
     number_format = manifest.render.dtype if dtype == "same" else dtype
-    generator = load_recorded_generator(
+    loaded = load_recorded_generator(
         manifest.recipe,
+        named=generator,
         weights=Path(weights) if weights is not None else None,
         device=place,
         dtype=number_format,
@@ -112,7 +116,7 @@ def verify_render(
     environments: dict[int, str | None] = {}
     with Progress(total=min(groups, manifest.num_groups), unit="groups", label="verifying", quiet=quiet) as progress:
         vectors = VectorFiles.of(*(Path(path) for path in (walks, directions) if path is not None))
-        blocks = render_blocks(manifest, generator, list(sample), device=place, vectors=vectors)
+        blocks = render_blocks(manifest, loaded, list(sample), device=place, vectors=vectors)
         for (first, indices), (draws, pixels) in zip(sample.items(), blocks, strict=True):
             for index in indices:
                 shard = index // manifest.shard_size
@@ -121,13 +125,13 @@ def verify_render(
                 comparison.add(
                     index,
                     stored=[dataset.read(index, name) for name in names],
-                    again=group_members(manifest.recipe, generator, draws, pixels, index - first, first=first),
+                    again=group_members(manifest.recipe, loaded, draws, pixels, index - first, first=first),
                     elsewhere=environments[shard],
                 )
             progress.advance(len(indices))
     return RenderVerification(
         directory=str(directory),
-        generator=generator.name,
+        generator=loaded.name,
         device=str(place),
         dtype=number_format,
         seed=seed,

@@ -23,6 +23,7 @@ Examples:
 @click.option("--seed", type=int, default=0, show_default=True, help="Chooses them.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
 @click.option("--dtype", default="same", show_default=True, help="same as the dataset's, float32, bfloat16.")
+@click.option("--generator", help="The dataset's generator, where it is a module:function that you trust to be run.")
 @click.option("--weights", type=click.Path(path_type=Path), help="As in synthgen render.")
 @click.option("--walks", type=click.Path(path_type=Path), help="As in synthgen render.")
 @click.option("--directions", type=click.Path(path_type=Path), help="As in synthgen render.")
@@ -37,6 +38,7 @@ def verify_render(
     seed: int,
     device: str,
     dtype: str,
+    generator: str | None,
     weights: Path | None,
     walks: Path | None,
     directions: Path | None,
@@ -58,6 +60,7 @@ def verify_render(
         seed=seed,
         device=device,
         dtype=dtype,
+        generator=generator,
         weights=weights,
         walks=walks,
         directions=directions,

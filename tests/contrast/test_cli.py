@@ -26,10 +26,10 @@ def test_options_are_a_decision() -> None:
     assert {name: options_of(command) for name, command in main.commands.items()} == {
         "train": [
             "--shards", "--out", "--n", "--reader", "--cache", "--cache-bytes", "--beton", "--objective", "--positives",
-            "--mix", "--augment", "--encoder", "--samples", "--steps", "--epochs", "--batch-size", "--accumulate", "--optimizer", "--learning-rate", "--weight-decay",
-            "--sync-batchnorm", "--temperature", "--seed", "--precision", "--device", "--threads", "--workers",
-            "--checkpoint-seconds", "--compile", "--tensorboard", "--knn-every", "--knn-data", "--knn-data-root",
-            "--json",
+            "--mix", "--augment", "--encoder", "--samples", "--steps", "--epochs", "--batch-size", "--accumulate",
+            "--optimizer", "--learning-rate", "--weight-decay", "--sync-batchnorm", "--temperature", "--seed",
+            "--precision", "--device", "--threads", "--workers", "--checkpoint-seconds", "--compile", "--tensorboard",
+            "--knn-every", "--knn-data", "--knn-data-root", "--json",
         ],
         "eval": [
             "--run", "--data", "--data-train", "--data-root", "--num-train", "--groups", "--scores", "--k",

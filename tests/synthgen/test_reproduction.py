@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
+from safetensors.torch import save_file
 
 import synthgen
 from shards.codec import encode_image
@@ -24,8 +27,12 @@ from synthgen.config import FREE_OPTIONS, RenderConfig
 CHOICES = {"std": 0.5, "truncation": 0.7, "classes": "1,4", "seed": 3, "num_views": 2, "quality": 80, "size": 24}
 DECIDED = {
     "n": 40,
-    "generator": "biggan-deep-32",
     "views": "gaussian",
+    "radius": 0.3,
+    "degrees": 20.0,
+    "strength": 1.0,
+    "edits": "zoom",
+    "class_weights": "0:3",
     "format": "jpg",
     "store_latents": True,
     "shard_size": 30,
@@ -39,7 +46,7 @@ DECIDED = {
 def original(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """70 groups in shards of 30, with every choice another than the default; not to be written to."""
     folder = tmp_path_factory.mktemp("original") / "d"
-    settings = {"weights": tiny_weights, "device": "cpu", "dtype": "float32", "batch_size": 20, "shard_size": 30}
+    settings = {"weights": tiny_weights, "devices": "cpu", "dtype": "float32", "batch_size": 20, "shard_size": 30}
     synthgen.render(n=70, out=folder, store_latents=True, quiet=True, **settings, **CHOICES)
     return folder
 
@@ -213,3 +220,32 @@ def test_other_weights_are_refused_by_name(
     assert result.exit_code == 2
     assert "weights_sha256: the dataset was rendered with the weights" in result.stderr
     assert "give --weights the folder" in result.stderr and not (tmp_path / "d").exists()
+
+
+def test_a_manifest_alone_makes_no_function_run(
+    write_module: Callable[[str, str], None], documented_block: Callable[[str], str], tmp_path: Path
+) -> None:
+    """A stranger's manifest may name any function that is here: the user has to name it, too."""
+    write_module("their_generator", documented_block("class Generator:") + "\nprint('their code ran')\n")
+    torch.manual_seed(0)
+    layers = {"0": torch.nn.Linear(64, 8192), "3": torch.nn.ConvTranspose2d(128, 64, 4, 2, 1)}
+    layers["5"] = torch.nn.ConvTranspose2d(64, 3, 4, 2, 1)
+    state = {f"{name}.{key}": t for name, layer in layers.items() for key, t in layer.state_dict().items()}
+    save_file(state, tmp_path / "weights.safetensors")
+    name, weights = "--generator=their_generator:make", "--weights=weights.safetensors"
+    assert run("--n=20", "--out=d", name, weights).exit_code == 0
+    sys.modules.pop("their_generator")
+
+    verify = CliRunner().invoke(main, ["verify-render", "d", weights, "--device=cpu", "--quiet"])
+    for result in (run("--from=d", "--out=again", weights), verify):
+        assert result.exit_code == 2, result.output
+        assert "their_generator:make made these images: if you trust that function" in result.stderr
+        assert "their code ran" not in result.output and "their_generator" not in sys.modules
+    assert not (tmp_path / "again").exists()
+
+    other = run("--from=d", "--out=again", weights, "--generator=biggan-deep-128")
+    assert other.exit_code == 2 and "made these images, not biggan-deep-128" in other.stderr
+    trusted = run("--from=d", "--out=again", weights, name)
+    assert trusted.exit_code == 0 and "L1 bytes: 1 of 1 tars identical" in trusted.stdout, trusted.output
+    verify = CliRunner().invoke(main, ["verify-render", "d", weights, name, "--device=cpu", "--quiet"])
+    assert verify.exit_code == 0, verify.output
