@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from contrast.comparison import Comparison
     from contrast.evaluation.results import Evaluation
     from contrast.exporting import Exported
-    from contrast.training import TrainSummary
+    from contrast.run_options import TrainSummary
 
 __all__ = ["compare", "data", "eval", "export", "report", "train"]
 
@@ -75,8 +75,9 @@ def train(
         DamageError: the dataset or the checkpoint is damaged.
     """
     from contrast.readers import ORDER_OF_READER, choose_reader
+    from contrast.run_options import RunOptions
     from contrast.starting import configure_run
-    from contrast.training import RunOptions, train_encoder
+    from contrast.training import train_encoder
 
     n = _count("n", n)
     mixed = None

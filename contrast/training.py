@@ -13,7 +13,6 @@ import dataclasses
 import math
 import time
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,18 +20,10 @@ import numpy as np
 import torch
 from numpy import ndarray
 from torch import Tensor
-from torch.optim import Optimizer
 
 from contrast.assembly import assemble_batches, find_facts, open_real
 from contrast.augment import Transform, augment, compile_operations, draw_augmentation, leave
-from contrast.batches import MEMORY_BYTES, NUM_WORKERS, Batches, GroupBatch
-from contrast.checkpoint import (
-    CHECKPOINT_NAME,
-    check_checkpoint_config,
-    load_checkpoint,
-    load_strictly,
-    save_checkpoint,
-)
+from contrast.batches import Batches, GroupBatch
 from contrast.config import TrainConfig
 from contrast.distributed import Place, process_group
 from contrast.encoders import check_encoder_fits, count_parameters, to_encoder_layout
@@ -44,77 +35,11 @@ from contrast.objectives import OBJECTIVES, Objective, Targets, build_objective
 from contrast.optimizer import build_optimizer, learning_rate_at, set_learning_rate
 from contrast.readers import check_order, open_batches
 from contrast.run_folder import RunRecord, TrainedOn, hash_anchors, open_run, record_environment
+from contrast.run_options import RunOptions, TrainSummary
+from contrast.run_state import resume_run, save_run
 from contrast.runlog import RunLog, rewind_metrics
 from shards.console import Progress, format_count, format_seconds
 from shards.stream import open_dataset
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Where and how a run is carried out; none of it is part of what the run is."""
-
-    device: str = "auto"
-    num_threads: int | None = None
-    """Threads of a CPU operation; torch's own choice when None."""
-    reader: str = "tar"
-    """See contrast.readers."""
-    cache: str | Path | None = None
-    """Folder for shards that are fetched; one in the user's cache when None."""
-    cache_bytes: int | None = None
-    """Size at which that folder drops the shards not used for longest; None keeps all."""
-    beton: str | Path | None = None
-    """FFCV's file; groups.beton in the dataset's folder when None."""
-    num_workers: int = NUM_WORKERS
-    """Decoding threads."""
-    memory_bytes: int = MEMORY_BYTES
-    """Decoded images are kept when all of them fit this."""
-    log_every: int = 10
-    """Steps between two records; checkpoints fall on these steps."""
-    checkpoint_seconds: float = 60.0
-    """Shortest time between two checkpoints; there is always one at the end."""
-    compile: bool = False
-    """Compile the augmentation when it is first used, half a minute; the images differ in their last bits."""
-    tensorboard: bool = False
-    knn_every: int | None = None
-    """Steps between two kNN scores of the encoder, a multiple of log_every; none when None."""
-    knn_data: str | None = None
-    """Labelled images of those scores, as contrast eval takes them."""
-    knn_data_root: str | Path | None = None
-    quiet: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("num_threads", "num_workers", "log_every"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name.replace('_', ' ')} {getattr(self, name)}: give a whole number above 0")
-        if self.memory_bytes < 0 or not self.checkpoint_seconds >= 0:  # not a number fails this, too
-            raise ValueError("memory bytes and checkpoint seconds: give 0 or more")
-        if (self.knn_every is None) != (self.knn_data is None):
-            raise ValueError("online kNN: give both --knn-every, such as 500, and --knn-data, such as cifar10")
-        if self.knn_every is not None and (self.knn_every < 1 or self.knn_every % self.log_every):
-            raise ValueError(
-                f"--knn-every {self.knn_every}: give a multiple of {self.log_every}, the steps of a record"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSummary:
-    """What a call of `train_encoder` did."""
-
-    run: str
-    steps: int
-    """All steps of the run; those of earlier calls included."""
-    loss: float
-    """Mean over the last recorded steps."""
-    chance_loss: float
-    """The loss of an encoder that knows nothing."""
-    steps_now: int = 0
-    """Steps of this call: 0 where the run was finished already. The same holds for the figures below."""
-    views_per_second: float = 0.0
-    """Images trained on per second in this call, checkpoints included."""
-    wait_share: float = 0.0
-    """Share of this call's time spent waiting for data."""
-    seconds: float = 0.0
-    """Time of this call's steps."""
 
 
 def train_encoder(
@@ -208,7 +133,7 @@ def run_steps(
     network = TrainedNetwork(config, image_size=trained_on.image_size, objective=objective)
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(config, network)
-    first_step, loss_of_record = _resume(run, config, network, optimizer)
+    first_step, loss_of_record = resume_run(run, config, network, optimizer)
     parallel = in_parallel(network, place, sync_batchnorm=config.sync_batchnorm)
     to_images = _pixel_transform(config, options)
 
@@ -298,7 +223,7 @@ def run_steps(
                 }
             )
             if done == config.steps or time.perf_counter() - last_saved >= options.checkpoint_seconds:
-                _save(run, config, network, optimizer, step=done, loss=figures.loss)
+                save_run(run, config, network, optimizer, step=done, loss=figures.loss)
                 last_saved = time.perf_counter()
 
     seconds = time.perf_counter() - meter.started
@@ -372,39 +297,3 @@ def _open_log(run: Path, place: Place, options: RunOptions, first_step: int) -> 
         world_size=place.world_size,
     )
     return RunLog(run, tensorboard=options.tensorboard)
-
-
-def _save(
-    run: Path, config: TrainConfig, network: TrainedNetwork, optimizer: Optimizer, *, step: int, loss: float
-) -> None:
-    # The loss of a step is from before its update, so it does not tell what the last update did. Weights whose squares
-    # overflow are finite, but no feature that they give is.
-    if not all(bool(tensor.float().square().sum().isfinite()) for tensor in network.state_dict().values()):
-        raise ValueError(
-            f"the weights are beyond what float32 can compute with after step {step}, so no checkpoint was written: "
-            "train with a smaller --learning-rate"
-        )
-    # No state of a random generator: everything that is drawn is a function of the seed and the step.
-    save_checkpoint(
-        run / CHECKPOINT_NAME,
-        {
-            "config": config.to_json(),
-            "step": step,
-            "loss": loss,
-            "encoder": network.encoder.state_dict(),
-            "head": network.head.state_dict(),
-            "optimizer": optimizer.state_dict(),
-        },
-    )
-
-
-def _resume(run: Path, config: TrainConfig, network: TrainedNetwork, optimizer: Optimizer) -> tuple[int, float]:
-    """Loads the newest checkpoint; gives the number of steps done and the loss recorded last."""
-    if not (run / CHECKPOINT_NAME).exists():
-        return 0, math.nan
-    state = load_checkpoint(run / CHECKPOINT_NAME)
-    check_checkpoint_config(run, state, config)
-    load_strictly(network.encoder, state["encoder"], what=f"the encoder {config.encoder}")
-    load_strictly(network.head, state["head"], what="the head")
-    optimizer.load_state_dict(state["optimizer"])
-    return state["step"], state["loss"]

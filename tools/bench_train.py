@@ -38,8 +38,9 @@ from contrast.network import TrainedNetwork
 from contrast.objectives import build_objective
 from contrast.optimizer import build_optimizer, default_settings
 from contrast.run_folder import TrainedOn
+from contrast.run_options import RunOptions, TrainSummary
 from contrast.starting import fastest_precision
-from contrast.training import RunOptions, TrainSummary, run_steps, train_encoder
+from contrast.training import run_steps, train_encoder
 from shards.console import Count
 from shards.dataset import GroupDataset
 

@@ -18,7 +18,8 @@ from contrast.distributed import process_group
 from contrast.losses import multi_positive_loss
 from contrast.network import averaging_gradients
 from contrast.objectives import OBJECTIVES, GroupFacts, Objective, Targets, build_objective
-from contrast.training import RunOptions, train_encoder
+from contrast.run_options import RunOptions
+from contrast.training import train_encoder
 
 FACTS = GroupFacts(num_images=2, classes=(0, 1, 2), latent_dim=3, latent_variance=1.0)
 

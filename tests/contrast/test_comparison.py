@@ -17,7 +17,8 @@ from contrast.cli import main
 from contrast.comparison import ABSENT, compare_runs, draw_curves, format_comparison
 from contrast.config import TrainConfig
 from contrast.evaluation.scoring import evaluate_run
-from contrast.training import RunOptions, train_encoder
+from contrast.run_options import RunOptions
+from contrast.training import train_encoder
 
 
 @pytest.fixture(scope="module")

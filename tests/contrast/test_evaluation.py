@@ -22,7 +22,8 @@ from contrast.evaluation.scoring import evaluate_run, load_encoder, untrained_en
 from contrast.evaluation.tables import format_tables
 from contrast.images import LabelledImages
 from contrast.run_folder import read_run
-from contrast.training import RunOptions, train_encoder
+from contrast.run_options import RunOptions
+from contrast.training import train_encoder
 from shards import from_images
 
 CPU = torch.device("cpu")

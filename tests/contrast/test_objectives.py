@@ -18,7 +18,8 @@ from contrast.network import TrainedNetwork
 from contrast.objectives import OBJECTIVES, GroupFacts, Targets, build_objective
 from contrast.objectives.vicreg import vicreg_loss
 from contrast.optimizer import default_settings
-from contrast.training import RunOptions, train_encoder
+from contrast.run_options import RunOptions
+from contrast.training import train_encoder
 from shards.dataset import GroupDataset
 
 QUIET = RunOptions(device="cpu", quiet=True)

@@ -13,8 +13,9 @@ from contrast.config import TrainConfig
 from contrast.evaluation import online
 from contrast.evaluation.scoring import evaluate_run
 from contrast.page import write_report
+from contrast.run_options import RunOptions
 from contrast.runlog import read_metrics
-from contrast.training import RunOptions, train_encoder
+from contrast.training import train_encoder
 
 QUIET = RunOptions(device="cpu", quiet=True, log_every=2, checkpoint_seconds=0)
 

@@ -14,7 +14,8 @@ from PIL import Image
 from contrast.config import TrainConfig
 from contrast.evaluation.scoring import evaluate_run
 from contrast.page import write_report
-from contrast.training import RunOptions, train_encoder
+from contrast.run_options import RunOptions
+from contrast.training import train_encoder
 from shards.console import DamageError
 
 

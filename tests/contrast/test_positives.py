@@ -19,7 +19,8 @@ from contrast.network import TrainedNetwork
 from contrast.objectives import GroupFacts, build_objective
 from contrast.positives import PickedBatches, draw_members
 from contrast.run_folder import read_run
-from contrast.training import RunOptions, train_encoder
+from contrast.run_options import RunOptions
+from contrast.training import train_encoder
 from shards.dataset import GroupDataset
 
 QUIET = RunOptions(device="cpu", quiet=True)

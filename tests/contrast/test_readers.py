@@ -15,7 +15,8 @@ import shards
 from contrast.batches import GroupBatches
 from contrast.config import TrainConfig
 from contrast.readers import READERS, check_order, choose_reader, open_batches
-from contrast.training import RunOptions, train_encoder
+from contrast.run_options import RunOptions
+from contrast.training import train_encoder
 from shards.dataset import GroupDataset
 
 needs_ffcv = pytest.mark.skipif(find_spec("ffcv") is None, reason="FFCV is not installed: make setup-ffcv")

@@ -14,8 +14,9 @@ import torch
 
 from contrast.augment import AugmentConfig
 from contrast.config import TrainConfig
+from contrast.run_options import RunOptions
 from contrast.runlog import read_metrics
-from contrast.training import RunOptions, train_encoder
+from contrast.training import train_encoder
 
 QUIET = RunOptions(device="cpu", quiet=True, log_every=2, checkpoint_seconds=0)
 CASES: dict[str, dict[str, Any]] = {

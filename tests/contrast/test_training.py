@@ -15,9 +15,10 @@ import torch
 
 from contrast.config import TrainConfig
 from contrast.run_folder import hash_anchors, read_run
+from contrast.run_options import RunOptions
 from contrast.runlog import read_metrics
 from contrast.starting import configure_run
-from contrast.training import RunOptions, train_encoder
+from contrast.training import train_encoder
 from shards.console import DamageError
 from shards.dataset import GroupDataset
 
@@ -143,7 +144,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_binds_nobody(
 ) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("contrast.training._save", lambda *_, **__: 1 / 0)  # after the first figures
+        patch.setattr("contrast.training.save_run", lambda *_, **__: 1 / 0)  # after the first figures
         with pytest.raises(ZeroDivisionError):
             train_encoder(config, shards=groups, out=run, options=QUIET)
     assert read_run(run).config == config and read_metrics(run)
