@@ -141,12 +141,25 @@ def _iterate(loader: Any, indices: ndarray) -> Generator[Any, None, None]:
     finally:
         torch.set_num_threads(threads)
     try:
-        yield from incoming
+        for _ in range(len(indices) // loader.batch_size):
+            _wait_for_batch(incoming)
+            yield next(incoming)
     finally:
         incoming.close()
         while incoming.is_alive():  # it may wait for ever for room for its last word
             with suppress(Empty):
                 incoming.output_queue.get(timeout=0.05)
+
+
+def _wait_for_batch(incoming: Any) -> None:
+    """Returns when FFCV's thread has a batch; FFCV itself would wait for a thread that died, for ever."""
+    queue = incoming.output_queue
+    while queue.empty():
+        with queue.not_empty:
+            if not queue.queue:
+                queue.not_empty.wait(timeout=0.5)
+        if queue.empty() and not incoming.is_alive():
+            raise RuntimeError("FFCV's loader ended before its last batch; its own error stands above")
 
 
 def _exact_decoder(failed: ndarray) -> Callable[[], Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -10,10 +9,6 @@ import gate
 import numpy as np
 import pytest
 from click.testing import CliRunner
-
-from contrast.config import TrainConfig
-
-has_positives = "positives" in {field.name for field in dataclasses.fields(TrainConfig)}
 
 
 def test_the_order_is_asked_of_every_seed() -> None:
@@ -50,7 +45,6 @@ def tiny_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.skipif(not has_positives, reason="needs contrast train --positives tx")
 def test_it_runs_through_and_uses_again_what_is_there(tiny_cifar10: Path, tmp_path: Path) -> None:
     sizes = ["--short", "--n", "150", "--steps", "2", "--seeds", "1", "--device", "cpu"]
     arguments = [*sizes, "--data", str(tiny_cifar10), "--out", str(tmp_path / "out")]
