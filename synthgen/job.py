@@ -121,7 +121,8 @@ def prepare_job(config: RenderConfig, *, elsewhere: Literal["cpu", "cuda"] | Non
     asked_dtype = config.dtype
     if asked_dtype == "auto" and stored is None and elsewhere == "cuda":
         asked_dtype = "bfloat16"
-    with explain_out_of_memory(loads_on):
+    known_batch_size = config.batch_size or (stored.batch_size if stored else None)
+    with explain_out_of_memory(loads_on, batch_size=known_batch_size):
         generator = load_generator(
             config.generator,
             weights=config.weights,

@@ -125,7 +125,7 @@ def test_imagenet100_is_the_list_of_the_literature() -> None:
 
 
 def test_names_reach_the_recipe(tiny_weights: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"weights": tiny_weights, "device": "cpu", "dtype": "float32", "quiet": True}
+    options: dict[str, Any] = {"weights": tiny_weights, "devices": "cpu", "dtype": "float32", "quiet": True}
     manifest = synthgen.render(n=4, out=tmp_path / "d", classes="cat,dog", **options)
     assert manifest.class_names == {3: "cat", 5: "dog"}
     assert synthgen.render(n=4, out=tmp_path / "d", classes=[5, 3], **options) == manifest

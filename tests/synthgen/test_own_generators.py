@@ -104,7 +104,7 @@ def test_a_function_gets_what_it_names(write_module: Module) -> None:
 
 def test_a_resumed_folder_decides_dtype_and_batch(write_module: Module, tmp_path: Path) -> None:
     write_module("resumedmodel", FULL)
-    options: dict[str, Any] = {"generator": "resumedmodel:make", "device": "cpu", "quiet": True, "classes": "dog"}
+    options: dict[str, Any] = {"generator": "resumedmodel:make", "devices": "cpu", "quiet": True, "classes": "dog"}
     first = synthgen.render(n=20, out=tmp_path / "d", dtype="bfloat16", batch_size=7, **options)
     grown = synthgen.render(n=30, out=tmp_path / "d", **options)
     assert grown.render == first.render and (first.render.dtype, first.render.batch_size) == ("bfloat16", 7)

@@ -25,7 +25,7 @@ from synthgen import devices
 from synthgen.runners import processes
 from synthgen.runners.processes import MOST_ATTEMPTS
 
-NUM_GROUPS = 2000
+NUM_GROUPS = 4000
 SECONDS_UNTIL_HOPELESS = 120
 
 

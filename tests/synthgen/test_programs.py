@@ -77,7 +77,7 @@ def test_the_exported_built_in_gives_the_adapters_pixels(tiny_weights: Path, tmp
     export_program(
         built_in.network, tmp_path / "b.pt2", latent_dim=16, num_classes=10, class_names=built_in.class_names
     )
-    options: dict[str, Any] = {"n": 30, "device": "cpu", "dtype": "float32", "format": "png", "quiet": True}
+    options: dict[str, Any] = {"n": 30, "devices": "cpu", "dtype": "float32", "format": "png", "quiet": True}
     ours = synthgen.render(out=tmp_path / "ours", weights=tiny_weights, batch_size=10, **options)
     theirs = synthgen.render(out=tmp_path / "theirs", generator=str(tmp_path / "b.pt2"), batch_size=10, **options)
     assert theirs.class_names == ours.class_names and theirs.recipe.classes == ours.recipe.classes

@@ -28,7 +28,7 @@ from synthgen.verification import choose_groups
 def rendered(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """70 groups in shards of 30 and blocks of 20, with latents; not to be written to."""
     folder = tmp_path_factory.mktemp("rendered") / "d"
-    settings = {"weights": tiny_weights, "device": "cpu", "dtype": "float32", "batch_size": 20, "shard_size": 30}
+    settings = {"weights": tiny_weights, "devices": "cpu", "dtype": "float32", "batch_size": 20, "shard_size": 30}
     synthgen.render(n=70, out=folder, store_latents=True, quiet=True, **settings)
     return folder
 
@@ -244,7 +244,7 @@ def test_differences_are_those_of_numpy() -> None:
 def test_a_gpu_gives_the_same_bytes_again_and_the_cpu_close_ones(
     tiny_weights: Path, tmp_path: Path, dtype: str
 ) -> None:
-    settings = {"weights": tiny_weights, "device": "cuda", "dtype": dtype, "batch_size": 50, "shard_size": 120}
+    settings = {"weights": tiny_weights, "devices": "cuda", "dtype": dtype, "batch_size": 50, "shard_size": 120}
     synthgen.render(n=400, out=tmp_path / "d", quiet=True, **settings)
     again = synthgen.verify_render(tmp_path / "d", groups=200, weights=tiny_weights, device="cuda")
     assert again.ok and again.sameness.identical

@@ -151,10 +151,10 @@ def test_sheet_of_views(files: dict[str, Path], tiny_weights: Path, tmp_path: Pa
 
 
 def test_sheet_shows_the_views_that_a_dataset_would_have(tiny_weights: Path, tmp_path: Path) -> None:
-    model = {"weights": tiny_weights, "device": "cpu", "seed": 3, "truncation": 0.7}
-    synthgen.views.show(policy="angular", degrees=40, samples=1, out=tmp_path / "a.png", **model)
+    model = {"weights": tiny_weights, "seed": 3, "truncation": 0.7}
+    synthgen.views.show(policy="angular", degrees=40, samples=1, out=tmp_path / "a.png", device="cpu", **model)
     synthgen.render(
-        n=1, out=tmp_path / "d", views="angular", degrees=40, format="png", dtype="auto", quiet=True, **model
+        n=1, out=tmp_path / "d", views="angular", degrees=40, format="png", devices="cpu", quiet=True, **model
     )
     pixels = GroupDataset(tmp_path / "d").images(0)
     with Image.open(tmp_path / "a.png") as file:
