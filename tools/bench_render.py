@@ -136,8 +136,8 @@ class Bare:
 class EndToEnd:
     """Images/s of `synthgen render` with the generator loaded, each time into a new folder, up to the manifest."""
 
-    def __init__(self, job: RenderJob, folder: Path) -> None:
-        self._job, self._folder = job, folder
+    def __init__(self, job: RenderJob, config: RenderConfig, folder: Path) -> None:
+        self._job, self._config, self._folder = job, config, folder
         self.total_bytes = 0
         self.busy: dict[str, list[float]] = {}
 
@@ -145,8 +145,9 @@ class EndToEnd:
         with tempfile.TemporaryDirectory(dir=self._folder) as name:
             job = replace(self._job, directory=Path(name) / "dataset")
             began = time.perf_counter()
-            with lock_dataset(job.directory):
-                manifest = run_local(job, survey_folder(job), quiet=True)
+            with lock_dataset(job.directory) as lock:
+                manifest = run_local(job, self._config, survey_folder(job), lock=lock, quiet=True)
+            assert manifest is not None  # there are no other tasks
             seconds = time.perf_counter() - began
             self.total_bytes = manifest.total_bytes
             self._note_busy(job.directory, seconds)
@@ -225,11 +226,11 @@ def run_benchmark(
     images = 2 * job.num_groups
     naive_images = -(-(naive_images or max(1, images // 8)) // NAIVE_BATCH) * NAIVE_BATCH
 
-    end_to_end = EndToEnd(job, folder)
+    end_to_end = EndToEnd(job, config, folder)
     network = load_published_module(name, weights).to(place)
     naive = Naive(network, folder, images=naive_images)
     limit, bare = Limit(job), Bare(job, images=images)
-    short = EndToEnd(replace(job, num_groups=batch), folder), Naive(network, folder, images=NAIVE_BATCH)
+    short = EndToEnd(replace(job, num_groups=batch), config, folder), Naive(network, folder, images=NAIVE_BATCH)
     for warm_up in (limit, bare, *short):
         warm_up()
     contestants = {"limit": limit, "bare": bare, "end to end": end_to_end, "naive": naive}

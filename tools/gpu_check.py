@@ -44,7 +44,7 @@ def check_device(
         cpu_groups: groups to render again on the CPU, where a large batch takes long.
     """
     own, full = folder / "own", folder / "float32"
-    request: dict[str, Any] = {"generator": generator, "weights": weights, "device": device, "quiet": True}
+    request: dict[str, Any] = {"generator": generator, "weights": weights, "devices": device, "quiet": True}
     synthgen.render(n=groups, out=own, **request)
     synthgen.render(n=groups, out=full, dtype="float32", **request)
 

@@ -145,7 +145,7 @@ def make_job(directory: Path, *, n: int, size: int, num_views: int, shard_size: 
         render=RenderSettings(batch_size=batch_size, dtype="float32"),
         shard_size=shard_size,
         generator=generator,
-        device=torch.device("cpu"),
+        devices=(torch.device("cpu"),),
     )
 
 

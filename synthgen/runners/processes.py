@@ -139,10 +139,10 @@ def _look_after(place: _Place, directory: Path, lock: int, progress: Progress) -
     said = f"the worker on {place.device} (pid {pid}) {how} {where}"
     if attempts >= MOST_ATTEMPTS:
         raise ValueError(
-            f"{said}, attempt {attempts} of {MOST_ATTEMPTS}: if memory ran out, give fewer --devices or, for a new "
+            f"{said}, after {attempts} attempts: if memory ran out, give fewer --devices or, for a new "
             "dataset, a smaller --batch-size; the same command resumes"
         )
-    progress.warn(f"{said}; its shard is rendered again, attempt {attempts + 1} of {MOST_ATTEMPTS}")
+    progress.warn(f"{said}; its shard is rendered again (attempt {attempts + 1}, {MOST_ATTEMPTS} at most)")
     place.process = _start(place.request, lock)
 
 

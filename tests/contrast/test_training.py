@@ -72,8 +72,9 @@ def test_killed_at_any_step_and_resumed_is_the_run_that_was_not(
 
     arguments = {"steps": 20, "batch_size": 16, "head_hidden_dim": 32, "head_dim": 16, "precision": "float32"}
     code = (
-        "import json, sys, contrast.training as t, contrast.config as c, torch; torch.set_num_threads(1);"
-        "save = t.save_checkpoint; t.save_checkpoint = lambda *a: (save(*a), print('saved', flush=True));"
+        "import json, sys, contrast.training as t, contrast.run_state as r, contrast.config as c, torch;"
+        "torch.set_num_threads(1);"
+        "save = r.save_checkpoint; r.save_checkpoint = lambda *a: (save(*a), print('saved', flush=True));"
         "t.train_encoder(c.TrainConfig(**json.loads(sys.argv[1])), shards=sys.argv[2], out=sys.argv[3], options="
         "t.RunOptions(device='cpu', quiet=True, log_every=2, checkpoint_seconds=0))"
     )

@@ -77,7 +77,7 @@ def test_killed_parents_interrupts_and_killed_workers(tiny_weights: Path, tmp_pa
 
     # Ctrl-C: everybody leaves in good order.
     with subprocess.Popen(command(out, tiny_weights), stderr=subprocess.PIPE, text=True) as parent:
-        wait_until(lambda: len(pids_in_mid_shard(out)) == 2 and synthgen.status(out).shards_done > 0)
+        wait_until(lambda: len(pids_in_mid_shard(out) - workers) == 2)  # what the dead ones left lies there, too
         parent.send_signal(signal.SIGINT)
         said = parent.communicate()[1]
     assert parent.returncode == 130
@@ -94,7 +94,7 @@ def test_killed_parents_interrupts_and_killed_workers(tiny_weights: Path, tmp_pa
     assert parent.returncode == 0, said
     assert re.fullmatch(
         rf"the worker on cpu \(pid {victim}\) was killed by SIGKILL \(by hand, or because memory ran out\) "
-        r"in shard \d+; its shard is rendered again, attempt 2 of 3\n",
+        r"in shard \d+; its shard is rendered again \(attempt 2, 3 at most\)\n",
         said,
     ), said
 
@@ -145,16 +145,17 @@ def render_with(tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_shard_that_costs_every_worker_is_given_up(
     render_with: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ValueError, match=r"SIGKILL .* in shard 2, attempt 3 of 3: if memory ran out, give fewer"):
+    with pytest.raises(ValueError, match=r"SIGKILL .* in shard 2, after [34] attempts: if memory ran out, give fewer"):
         render_with(LOST_IN_A_SHARD)
     failures = read_failures(tmp_path / "d")
-    assert [failure.index for failure in failures] == [2] * MOST_ATTEMPTS
-    assert "attempt 2 of 3" in capsys.readouterr().err
+    assert {failure.index for failure in failures} == {2}
+    assert MOST_ATTEMPTS <= len(failures) <= MOST_ATTEMPTS + 1, "the other worker may have been at it, too"
+    assert "attempt 2, 3 at most" in capsys.readouterr().err
     assert read_claims(tmp_path / "d") == [] and lock_holder(tmp_path / "d") is None
 
 
 def test_workers_that_never_begin_are_given_up(render_with: Callable[[str], None], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"ended with code 3 before its first shard, attempt 3 of 3"):
+    with pytest.raises(ValueError, match=r"ended with code 3 before its first shard, after 3 attempts"):
         render_with(LOST_BEFORE)
     assert lock_holder(tmp_path / "d") is None
 
