@@ -124,7 +124,8 @@ from shards.claims import Claim, take_shard
 from shards.processes import host_tag
 request = json.loads(sys.stdin.readline())
 claim = Claim(index=2, count=1, host=host_tag(), pid=os.getpid(), device="cpu", task="", began=time.time())
-take_shard(Path(request["config"]["out"]), claim)
+while take_shard(Path(request["config"]["out"]), claim) != "taken":
+    pass  # the other one has it: a worker without a shard is lost before its first
 os.kill(os.getpid(), 9)
 """
 LOST_BEFORE = "import sys; sys.stdin.readline(); sys.exit(3)"
@@ -147,12 +148,12 @@ def test_a_shard_that_costs_every_worker_is_given_up(
 ) -> None:
     with pytest.raises(
         ValueError,
-        match=r"SIGKILL .* (in shard 2|before its first shard), after [34] attempts: if memory ran out, give fewer",
+        match=r"SIGKILL .* in shard 2, after [34] attempts: if memory ran out, give fewer",
     ):
         render_with(LOST_IN_A_SHARD)
     failures = read_failures(tmp_path / "d")
     assert {failure.index for failure in failures} == {2}
-    assert 2 <= len(failures) <= MOST_ATTEMPTS + 1, (
+    assert MOST_ATTEMPTS <= len(failures) <= MOST_ATTEMPTS + 1, (
         "two workers may be lost in it at once, and one record stand for both"
     )
     assert "rendered again (attempt " in capsys.readouterr().err
