@@ -21,6 +21,7 @@ import numpy as np
 from numpy import ndarray
 
 from contrast.orders import GroupOrder, ShuffledOrder, draw_order
+from shards.decoding import DecodingProcesses
 
 __all__ = ["GroupBatch", "GroupBatches", "GroupSource", "count_steps_per_epoch", "draw_order"]
 
@@ -103,7 +104,8 @@ class GroupBatches:
         batch_size: groups of the global batch; a multiple of the number of ranks.
         order: which groups a batch holds; all of them shuffled when None.
         memory_bytes: decoded images are kept, each after its first use, when all of them fit this.
-        num_workers: decoding threads.
+        num_workers: batches that are worked on at a time, each by a thread.
+        decoding: processes that the threads leave the decoding to; the threads decode themselves when None.
         latents: gives the latents of a group, [K, …], where the batches shall carry them.
 
     Raises:
@@ -120,11 +122,13 @@ class GroupBatches:
         world_size: int = 1,
         order: GroupOrder | None = None,
         num_workers: int = NUM_WORKERS,
+        decoding: DecodingProcesses | None = None,
         memory_bytes: int = MEMORY_BYTES,
         latents: Callable[[int], ndarray] | None = None,
     ) -> None:
         self.steps_per_epoch = count_steps_per_epoch(len(dataset), batch_size)
-        self._dataset = dataset
+        self._dataset: GroupSource = dataset if decoding is None else decoding
+        self._decoding = decoding
         self._order = order or ShuffledOrder(
             len(dataset), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
         )
@@ -150,7 +154,7 @@ class GroupBatches:
         return GroupBatch(step=step, indices=indices, labels=labels, images=images, latents=latents)
 
     def steps(self, first: int, last: int) -> Generator[GroupBatch, None, None]:
-        """Batches of the steps first … last - 1, in order, loaded ahead in background threads."""
+        """Batches of the steps first … last - 1, in order, loaded ahead in the background."""
         pending: deque[Future[GroupBatch]] = deque()
         pool = ThreadPoolExecutor(self._num_workers, thread_name_prefix="decode")
         try:
@@ -167,6 +171,8 @@ class GroupBatches:
                 yield batch
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            if self._decoding is not None:
+                self._decoding.close()
 
 
 def flatten_latents(latents: ndarray) -> ndarray:

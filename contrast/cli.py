@@ -114,7 +114,9 @@ def main() -> None:
     "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1; auto takes a GPU where there is one."
 )
 @click.option("--threads", type=Count(), help="Threads of a CPU operation.  [default: torch's choice]")
-@click.option("--workers", type=Count(), default="2", show_default=True, help="Decoding threads.")
+@click.option(
+    "--workers", type=Count(), default="2", show_default=True, help="Decoding processes (threads: ffcv, remote shards)."
+)
 @click.option(
     "--checkpoint-seconds", type=float, default=60.0, show_default=True, help="Shortest time between checkpoints."
 )

@@ -28,6 +28,7 @@ from contrast.batches import MEMORY_BYTES, NUM_WORKERS, Batches, GroupBatch, Gro
 from contrast.orders import WINDOW_GROUPS, StreamedOrder
 from shards.console import format_bytes
 from shards.dataset import GroupDataset
+from shards.decoding import DecodingProcesses
 from shards.remote import RemoteDataset, is_address
 
 ORDER_OF_READER = {"tar": "shuffled", "webdataset": "streamed", "ffcv": "shuffled"}
@@ -82,15 +83,25 @@ def open_batches(
     """
     choose_reader(reader, dataset.location)
     place: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "rank": rank, "world_size": world_size}
-    if reader == "tar":
-        return GroupBatches(dataset, **place, num_workers=num_workers, memory_bytes=memory_bytes, latents=latents)
     if reader == "ffcv":
         if latents is not None:
             raise ValueError("FFCV's file holds no latents: use --reader tar or webdataset for this objective")
         from contrast.beton_batches import BetonBatches
 
         return BetonBatches(dataset, beton=beton, **place, num_workers=num_workers)
-    return StreamedBatches(dataset, **place, num_workers=num_workers, memory_bytes=memory_bytes, latents=latents)
+    # What comes over a network keeps to threads: they share the shards that were fetched.
+    decoding = None
+    if not isinstance(dataset, RemoteDataset):
+        decoding = DecodingProcesses(dataset, count=num_workers, most_groups=batch_size // world_size)
+    kind = GroupBatches if reader == "tar" else StreamedBatches
+    return kind(
+        dataset,
+        **place,
+        num_workers=num_workers,
+        decoding=decoding,
+        memory_bytes=memory_bytes,
+        latents=latents,
+    )
 
 
 class StreamedBatches(GroupBatches):
@@ -105,6 +116,7 @@ class StreamedBatches(GroupBatches):
         rank: int,
         world_size: int,
         num_workers: int,
+        decoding: DecodingProcesses | None = None,
         memory_bytes: int,
         latents: Callable[[int], ndarray] | None = None,
     ) -> None:
@@ -122,6 +134,7 @@ class StreamedBatches(GroupBatches):
             seed=seed,
             order=self._streamed,
             num_workers=num_workers,
+            decoding=decoding,
             memory_bytes=memory_bytes,
             latents=latents,
         )

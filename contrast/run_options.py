@@ -27,7 +27,7 @@ class RunOptions:
     beton: str | Path | None = None
     """FFCV's file; groups.beton in the dataset's folder when None."""
     num_workers: int = NUM_WORKERS
-    """Decoding threads."""
+    """Batches decoded at a time, each by a process; by a thread for ffcv and for shards at an address."""
     memory_bytes: int = MEMORY_BYTES
     """Decoded images are kept when all of them fit this."""
     log_every: int = 10

@@ -10,7 +10,7 @@ Both directions release the interpreter's lock while they work, so threads help,
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import simplejpeg
@@ -62,20 +62,36 @@ def decode_into(data: bytes | memoryview, image_format: str, out: np.ndarray) ->
     Raises:
         ValueError: the file does not decode, or the image is of another size.
     """
-    if image_format == "jpg":
+    decode_all_into([data], image_format, out[None])
+
+
+def decode_all_into(files: Sequence[bytes | memoryview], image_format: str, out: np.ndarray) -> None:
+    """Decodes files into `out`, uint8 [len(files), height, width, 3]; a jpg of 32 px takes some 15 µs and 1 µs more.
+
+    Raises:
+        ValueError: a file does not decode, or its image is of another size; those before it are decoded.
+    """
+    shape = out.shape[1:]
+    if image_format != "jpg":
+        for data, place in zip(files, out, strict=True):
+            pixels = _decode_png(data)
+            _check_shape(pixels.shape, shape)
+            place[...] = pixels
+        return
+    decode = simplejpeg.decode_jpeg
+    for data, place in zip(files, out, strict=True):
         try:
-            shape = simplejpeg.decode_jpeg(data, "RGB", False, False, 0, 0, 1.0, out).shape
-        except ValueError:
-            shape = (*simplejpeg.decode_jpeg_header(data)[:2], 3)  # raises too, unless the image is only too large
-            if shape == out.shape:
-                raise
-    else:
-        pixels = _decode_png(data)
-        shape = pixels.shape
-        if shape == out.shape:
-            out[...] = pixels
-    if shape != out.shape:
-        raise ValueError(f"it has {shape[1]}x{shape[0]} pixels, not {out.shape[1]}x{out.shape[0]}")
+            if decode(data, "RGB", False, False, 0, 0, 1.0, place).shape == shape:
+                continue
+        except ValueError:  # perhaps only too large for its place
+            _check_shape((*simplejpeg.decode_jpeg_header(data)[:2], 3), shape)
+            raise
+        _check_shape((*simplejpeg.decode_jpeg_header(data)[:2], 3), shape)
+
+
+def _check_shape(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if shape != expected:
+        raise ValueError(f"it has {shape[1]}x{shape[0]} pixels, not {expected[1]}x{expected[0]}")
 
 
 def _decode_png(data: bytes | memoryview) -> np.ndarray:

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.canonical import JSON
-from shards.codec import decode_into
+from shards.codec import decode_all_into, decode_into
 from shards.console import DamageError
 from shards.manifest import Manifest, group_key, load_manifest, member_names
 from shards.markers import index_path, tar_path
@@ -208,27 +208,36 @@ class GroupDataset:
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"group {wanted.min()} to {wanted.max()}: the dataset holds 0 to {len(self) - 1}")
 
-        places = list(images.reshape(-1, *shape[2:]))  # views, one per image
-        columns = 1 + 2 * self.num_images
-        image_format = self.manifest.recipe.image["format"]
-        shards = wanted // self.manifest.shard_size
-        for shard_index in np.unique(shards).tolist():
-            shard = self._shard(shard_index)
-            rows = np.flatnonzero(shards == shard_index)
-            index = shard.index[wanted[rows] - shard_index * self.manifest.shard_size]
-            labels[rows] = index[:, 0]
-            data = shard.data
-            for row, offsets in zip(rows.tolist(), index[:, 1:columns].tolist(), strict=True):
-                place = row * self.num_images
-                for column in range(0, columns - 1, 2):
-                    start = offsets[column]
-                    try:
-                        decode_into(data[start : start + offsets[column + 1]], image_format, places[place])
-                    except ValueError as error:
-                        name = self._name(int(wanted[row]), self._members[column // 2])
-                        raise self._damage(f"{name} does not decode ({error})") from error
-                    place += 1
+        columns = range(1, 1 + 2 * self.num_images, 2)
+        files: list[memoryview] = []
+        held: dict[int, MappedShard] = {}
+        places_of_rows = (part.tolist() for part in np.divmod(wanted, self.manifest.shard_size))
+        for position, (shard_index, row) in enumerate(zip(*places_of_rows, strict=True)):
+            shard = held.get(shard_index)
+            if shard is None:
+                shard = held[shard_index] = self._shard(shard_index)
+            offsets = shard.index[row].tolist()
+            labels[position] = offsets[0]
+            for column in columns:
+                start = offsets[column]
+                files.append(shard.data[start : start + offsets[column + 1]])
+        try:
+            decode_all_into(files, self.manifest.recipe.image["format"], images.reshape(-1, *shape[2:]))
+        except ValueError:
+            self._name_damage(wanted, files)
+            raise
         return images, labels
+
+    def _name_damage(self, wanted: np.ndarray, files: list[memoryview]) -> None:
+        """Raises DamageError for the first image that does not decode."""
+        place = np.empty((self.image_size, self.image_size, 3), np.uint8)
+        for number, data in enumerate(files):
+            try:
+                decode_into(data, self.manifest.recipe.image["format"], place)
+            except ValueError as error:
+                position, member = divmod(number, self.num_images)
+                name = self._name(int(wanted[position]), self._members[member])
+                raise self._damage(f"{name} does not decode ({error})") from error
 
     def _locate(self, index: int) -> tuple[MappedShard, int]:
         if not 0 <= index < len(self):

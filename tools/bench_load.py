@@ -3,7 +3,7 @@
 Every reader delivers uint8 batches [B, K, H, W, 3] of decoded groups, unshuffled; what it delivered is checked before
 anything is timed.
 
-    tar                     random access, shards.GroupDataset.batch, in threads
+    tar                     random access, shards.GroupDataset.batch, in processes
     stream                  shards.stream_groups, in processes
     webdataset              the pipeline that its authors document, with its own decoder, in processes
     webdataset_simplejpeg   the same with the fastest decoder that it can be given
@@ -85,10 +85,11 @@ def check_epoch(name: str, epoch: Epoch, task: LoadTask, expected: np.ndarray | 
 
 
 def time_epoch(epoch: Epoch, task: LoadTask) -> float:
-    """Groups per second of one epoch, from asking for it to its last batch."""
+    """Groups per second of one epoch, from asking for its first batch to its last."""
     count = 0
+    batches = epoch()
     began = time.perf_counter()
-    for images in epoch():
+    for images in batches:
         count += len(images)
     seconds = time.perf_counter() - began
     assert count == task.num_groups, count

@@ -1,8 +1,8 @@
 """Ways to read the same groups into the same batches, for benchmarks to compare: ours and those of other people.
 
 Each loader is opened once, for a task and a number of workers, and then read epoch by epoch. What runs in workers is
-what suits the library: threads here for random access (as training does) and the bare codec, processes of torch's
-DataLoader for the others, kept from epoch to epoch.
+what suits the library: processes of our own for random access (as training does), threads for the bare codec and FFCV,
+processes of torch's DataLoader for the others, kept from epoch to epoch.
 
     epoch = LOADERS["tar"](task, 2)
     for images in epoch():
@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from shards.beton import to_ffcv
 from shards.dataset import GroupDataset
+from shards.decoding import DecodingProcesses
 from shards.manifest import group_key, member_names
 from shards.markers import tar_path
 from shards.stream import stream_groups
@@ -98,11 +99,20 @@ class LoadTask:
 
 
 def open_tar(task: LoadTask, num_workers: int) -> Epoch:
-    """`GroupDataset.batch` in threads. Opened anew in every epoch: pages of a mapped file stay in memory."""
+    """`GroupDataset.batch` in processes, as training reads. Opened anew for every epoch, before its time begins: pages
+    of a mapped file stay in memory, which would then not be cold."""
 
     def epoch() -> Iterator[ndarray]:
         dataset = task.open()
-        return map_in_threads(lambda block: dataset.batch(block)[0], task.blocks(), num_workers)
+        if num_workers == 0:
+            return (dataset.batch(block)[0] for block in task.blocks())
+        decoding = DecodingProcesses(dataset, count=num_workers, most_groups=task.batch_size)
+        decoding.start()
+        return read(decoding)
+
+    def read(decoding: DecodingProcesses) -> Iterator[ndarray]:
+        with decoding:
+            yield from map_in_threads(lambda block: decoding.batch(block)[0], task.blocks(), num_workers)
 
     return epoch
 

@@ -1,0 +1,140 @@
+"""Decoding in processes: the same groups, memory that is lent and comes back, processes that outlive nobody."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.console import DamageError
+from shards.dataset import GroupDataset
+from shards.decoding import DecodingProcesses
+from shards.manifest import Manifest
+from shards.markers import tar_path
+from shards.processes import host_tag, is_surely_dead
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory: pytest.TempPathFactory, build: Callable[..., Manifest]) -> Path:
+    """Twenty-four groups in shards of five."""
+    directory = tmp_path_factory.mktemp("decoding") / "dataset"
+    build(directory, 24, shard_size=5)
+    return directory
+
+
+@pytest.fixture
+def decoding(groups: Path) -> Iterator[DecodingProcesses]:
+    with DecodingProcesses(GroupDataset(groups), count=2, most_groups=12) as processes:
+        yield processes
+
+
+def pids(decoding: DecodingProcesses) -> list[int]:
+    """Of the processes that are running and idle."""
+    return [decoder._process.pid for decoder in decoding._idle.queue if decoder is not None]
+
+
+def wait_until_dead(pid: int) -> None:
+    deadline = time.monotonic() + 20
+    while not is_surely_dead(host_tag(), pid):
+        assert time.monotonic() < deadline, f"process {pid} lives on"
+        time.sleep(0.02)
+
+
+def test_the_groups_are_those_of_the_dataset_whoever_asks(decoding: DecodingProcesses, groups: Path) -> None:
+    dataset = GroupDataset(groups)
+    rng = np.random.default_rng(0)
+    wanted = [rng.integers(len(dataset), size=size) for size in (12, 1, 0, 7, 12, 5, 12, 3)]
+    assert pids(decoding) == []  # none is started before it is needed
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(decoding.batch, wanted))
+    for indices, (images, labels) in zip(wanted, got, strict=True):
+        expected_images, expected_labels = dataset.batch(indices)
+        assert np.array_equal(images, expected_images) and images.dtype == np.uint8
+        assert np.array_equal(labels, expected_labels) and labels.dtype == np.int64
+    assert len(pids(decoding)) == 2
+
+
+def test_what_is_held_is_never_written_over(groups: Path) -> None:
+    """More batches are held than there is shared memory for; even a slice of one keeps its pixels."""
+    dataset = GroupDataset(groups)
+    with DecodingProcesses(dataset, count=1, most_groups=4) as decoding:
+        held = [decoding.batch(range(first, first + 4))[0] for first in range(0, 24, 4)]
+        rest = held[1][2:, 1]
+        del held[1]
+        for _ in range(5):
+            decoding.batch(range(20, 24))
+        for first, images in zip((0, 8, 12, 16, 20), held, strict=True):
+            assert np.array_equal(images, dataset.batch(range(first, first + 4))[0])
+        assert np.array_equal(rest, dataset.batch([6, 7])[0][:, 1])
+    assert np.array_equal(rest, dataset.batch([6, 7])[0][:, 1])  # when the process has gone, too
+
+
+def test_memory_comes_back_when_nobody_holds_it(decoding: DecodingProcesses) -> None:
+    places = {decoding.batch(range(12))[0].ctypes.data for _ in range(20)}
+    assert len(places) <= 2
+
+
+def test_damage_is_told_as_by_the_dataset(groups: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(groups, tmp_path / "broken")
+    dataset = GroupDataset(broken)
+    offset = int(dataset.offsets(0)[3, 1])
+    with open(tar_path(broken, 0), "r+b") as tar:
+        tar.seek(offset)
+        tar.write(b"no picture")
+    with pytest.raises(DamageError) as told:
+        dataset.batch([1, 3])
+    assert "000000003.anchor.jpg" in str(told.value)
+    with DecodingProcesses(dataset, count=1, most_groups=4) as decoding:
+        with pytest.raises(DamageError) as told_by_process:
+            decoding.batch([1, 3])
+        assert str(told_by_process.value) == str(told.value)
+        assert len(decoding.batch([1, 2])[0]) == 2  # it goes on
+
+
+def test_a_killed_process_is_named_and_replaced(decoding: DecodingProcesses) -> None:
+    decoding.start()
+    for pid in pids(decoding):
+        os.kill(pid, signal.SIGKILL)
+        wait_until_dead(pid)
+    with pytest.raises(ValueError, match=r"a decoding process ended \(Killed\); if the machine was short of memory"):
+        decoding.batch([0])
+    assert len(decoding.batch([0, 1])[0]) == 2
+
+
+def test_closing_ends_the_processes_and_a_later_batch_starts_new_ones(decoding: DecodingProcesses) -> None:
+    decoding.start()
+    before = pids(decoding)
+    assert len(before) == 2
+    decoding.close()
+    for pid in before:
+        wait_until_dead(pid)
+    assert len(decoding.batch([0])[0]) == 1
+    assert not set(pids(decoding)) & set(before)
+
+
+def test_processes_do_not_outlive_a_reader_that_was_killed(groups: Path) -> None:
+    program = (
+        "import sys; from shards import GroupDataset; from shards.decoding import DecodingProcesses\n"
+        "decoding = DecodingProcesses(GroupDataset(sys.argv[1]), count=2, most_groups=4)\n"
+        "decoding.start()\n"
+        "print(*[decoder._process.pid for decoder in decoding._idle.queue], flush=True)\n"
+        "while True: decoding.batch([0, 1, 2, 3])\n"
+    )
+    reader = subprocess.Popen([sys.executable, "-c", program, str(groups)], stdout=subprocess.PIPE, text=True)
+    assert reader.stdout is not None
+    with reader.stdout:
+        children = [int(pid) for pid in reader.stdout.readline().split()]
+    assert len(children) == 2
+    reader.kill()
+    reader.wait()
+    for pid in children:
+        wait_until_dead(pid)
