@@ -25,7 +25,7 @@ from contrast.config import TrainConfig
 from shards.atomic import remove_temporary_files, write_atomically
 from shards.canonical import JSON, canonical_json, first_difference, normalised_numbers
 from shards.console import DamageError
-from shards.manifest import Recipe
+from shards.recipe import Recipe
 
 CONFIG_NAME = "config.json"
 ENVIRONMENT_NAME = "environment.json"

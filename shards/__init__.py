@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from shards.console import DamageError
     from shards.dataset import Group, GroupDataset
     from shards.folder import finish_dataset, lock_dataset
-    from shards.manifest import Manifest, Recipe, RenderSettings, ShardRecord, load_manifest
+    from shards.manifest import Manifest, ShardRecord, load_manifest
     from shards.markers import Marker, completed_shards, scan_markers
     from shards.packing import from_images
+    from shards.recipe import Recipe, RenderSettings
     from shards.remote import RemoteDataset
     from shards.sheet import preview
     from shards.stream import open_dataset, stream_groups
@@ -35,9 +36,9 @@ _MODULES = {
     "GroupDataset": "dataset",
     "Manifest": "manifest",
     "Marker": "markers",
-    "Recipe": "manifest",
+    "Recipe": "recipe",
     "RemoteDataset": "remote",
-    "RenderSettings": "manifest",
+    "RenderSettings": "recipe",
     "ShardRecord": "manifest",
     "ShardWriter": "writer",
     "completed_shards": "markers",

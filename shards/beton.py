@@ -28,7 +28,8 @@ from shards.atomic import flush_folder, naming, temporary_path, write_atomically
 from shards.canonical import JSON
 from shards.console import DamageError, Progress
 from shards.dataset import GroupDataset
-from shards.manifest import FORMAT, Manifest, member_names
+from shards.manifest import FORMAT, Manifest
+from shards.recipe import member_names
 
 BETON_NAME = "groups.beton"
 """The file's name in a dataset's folder, unless another place is given."""

@@ -12,7 +12,8 @@ import json
 
 from shards.canonical import canonical_json
 from shards.console import format_bytes, format_count, format_things
-from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, manifest_bytes, member_names
+from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, manifest_bytes
+from shards.recipe import member_names
 
 CARD_NAME = "README.md"
 CHECKSUMS_NAME = "SHA256SUMS"

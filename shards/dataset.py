@@ -25,8 +25,9 @@ import numpy as np
 from shards.canonical import JSON
 from shards.codec import decode_all_into, decode_into
 from shards.console import DamageError
-from shards.manifest import Manifest, group_key, load_manifest, member_names
+from shards.manifest import Manifest, group_key, load_manifest
 from shards.markers import index_path, tar_path
+from shards.recipe import member_names
 from shards.tar import load_index
 
 _SPARE_FILES = 256  # file descriptors left to the rest of the process

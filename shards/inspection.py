@@ -20,8 +20,9 @@ import numpy as np
 from shards.canonical import JSON
 from shards.codec import decode_into
 from shards.console import DamageError
-from shards.manifest import DATA_FOLDER, Manifest, ShardRecord, group_key, member_names
+from shards.manifest import DATA_FOLDER, Manifest, ShardRecord, group_key
 from shards.markers import index_path, tar_path
+from shards.recipe import member_names
 from shards.tar import BLOCK_BYTES, end_of_archive, load_index, make_index, member_header, padded_size, padding
 
 _SIZE_FIELD = slice(124, 135)

@@ -22,14 +22,13 @@ from shards.manifest import (
     DATA_FOLDER,
     FORMAT,
     MANIFEST_NAME,
-    Recipe,
-    RenderSettings,
     ShardRecord,
     check_format,
     load_manifest,
     shard_name,
     shard_stem,
 )
+from shards.recipe import Recipe, RenderSettings
 
 _MARKER_PATTERN = re.compile(r"train-(\d{6,})\.done\.json")
 

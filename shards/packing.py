@@ -22,9 +22,10 @@ from shards.canonical import JSON
 from shards.codec import default_subsampling, encode_image
 from shards.console import Progress, format_bytes, parse_count
 from shards.folder import finish_dataset, lock_dataset
-from shards.manifest import Manifest, Recipe, RenderSettings
+from shards.manifest import Manifest
 from shards.markers import completed_shards
 from shards.pictures import SPLITS, Pictures, fit_image, open_pictures, rank_within_class
+from shards.recipe import Recipe, RenderSettings
 from shards.writer import ShardWriter
 
 JPEG_QUALITY = 95

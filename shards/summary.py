@@ -12,8 +12,9 @@ from pathlib import Path
 from shards.canonical import JSON, canonical_json, shorten
 from shards.console import format_bytes, format_seconds, format_things
 from shards.folder import lock_holder
-from shards.manifest import MANIFEST_NAME, Recipe, RenderSettings, load_manifest
+from shards.manifest import MANIFEST_NAME, load_manifest
 from shards.markers import Marker, is_complete, scan_markers
+from shards.recipe import Recipe, RenderSettings
 
 
 @dataclass(frozen=True, kw_only=True)

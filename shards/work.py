@@ -20,7 +20,8 @@ from pathlib import Path
 
 from shards.atomic import temporary_path
 from shards.canonical import JSON, first_difference
-from shards.manifest import RenderSettings, shard_stem
+from shards.manifest import shard_stem
+from shards.recipe import RenderSettings
 from shards.turns import turn
 
 WORK_FOLDER = ".work"

@@ -24,7 +24,7 @@ import numpy as np
 from shards.atomic import flush_folder, naming, temporary_path, write_atomically
 from shards.canonical import JSON, canonical_json
 from shards.folder import finish_dataset, lock_dataset
-from shards.manifest import Recipe, RenderSettings, ShardRecord, group_key, member_names
+from shards.manifest import ShardRecord, group_key
 from shards.markers import (
     Marker,
     completed_shards,
@@ -35,6 +35,7 @@ from shards.markers import (
     scan_markers,
     tar_path,
 )
+from shards.recipe import Recipe, RenderSettings, member_names
 from shards.tar import end_of_archive, make_index, member_header, padding
 from shards.turns import turn
 

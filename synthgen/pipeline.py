@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from shards.codec import encode_image
-from shards.manifest import Recipe, RenderSettings
+from shards.recipe import Recipe, RenderSettings
 from shards.writer import ShardWriter
 from synthgen.adapters.protocol import Generator
 from synthgen.devices import (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.manifest import Recipe
+from shards.recipe import Recipe
 from synthgen.class_weights import draw_weighted_labels
 from synthgen.draws import draw_labels, draw_truncated_normal
 from synthgen.vectors import VectorFiles

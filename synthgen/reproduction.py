@@ -17,8 +17,9 @@ import numpy as np
 from shards.canonical import JSON, first_difference
 from shards.console import DamageError, format_count
 from shards.dataset import GroupDataset
-from shards.manifest import MANIFEST_NAME, Manifest, load_manifest, member_names, parse_manifest
+from shards.manifest import MANIFEST_NAME, Manifest, load_manifest, parse_manifest
 from shards.markers import tar_path
+from shards.recipe import member_names
 from synthgen.adapters import DEFAULT_GENERATOR
 from synthgen.config import RenderConfig
 from synthgen.job import RenderJob

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from shards.codec import encode_image
-from shards.manifest import Manifest, Recipe
+from shards.manifest import Manifest
+from shards.recipe import Recipe
 from shards.writer import metadata_bytes
 from synthgen.adapters import GENERATORS, load_generator
 from synthgen.adapters.own_names import kind_of_name

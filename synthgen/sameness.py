@@ -21,7 +21,8 @@ import numpy as np
 
 from shards.canonical import JSON, first_difference
 from shards.codec import decode_image
-from shards.manifest import Manifest, group_key, member_names
+from shards.manifest import Manifest, group_key
+from shards.recipe import member_names
 
 CLOSE = {"jpg": 4.0, "png": 1.5}
 """Mean difference of an image, of 255 levels, up to which it counts as the same picture rounded otherwise, by codec.

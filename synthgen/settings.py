@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shards.manifest import RenderSettings
+from shards.recipe import RenderSettings
 from synthgen.adapters import GENERATORS
 from synthgen.adapters.own_names import kind_of_name
 

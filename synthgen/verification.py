@@ -18,8 +18,9 @@ import numpy as np
 from shards.canonical import JSON, first_difference
 from shards.console import Progress
 from shards.dataset import GroupDataset
-from shards.manifest import Manifest, load_manifest, member_names
+from shards.manifest import Manifest, load_manifest
 from shards.markers import read_marker
+from shards.recipe import member_names
 from synthgen.vectors import VectorFiles
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from typing import Any
 
 import click
 import numpy as np
-from loaders import LOADERS, Epoch, LoadTask, has_ffcv, write_betons, write_loose_files
+from loaders import COLD_LOADERS, LOADERS, Epoch, LoadTask, has_ffcv, write_betons, write_loose_files
 from measuring import Program, describe_machine, format_machine, format_rate, format_table, measure_rounds, print_result
 from noise_dataset import write_dataset
 from opening import GROUPS_PER_SHARD, measure_opening
@@ -124,8 +124,9 @@ def run_benchmark(task: LoadTask, *, quality: int, workers: tuple[int, ...], rep
             epoch = open_loader(task, num_workers)
             levels = check_epoch(name, epoch, task, levels)
             if cold and name in files:
+                cold_epoch = epoch if COLD_LOADERS[name] is open_loader else COLD_LOADERS[name](task, num_workers)
 
-                def run_cold(epoch: Epoch = epoch, paths: list[Path] = files[name]) -> float:
+                def run_cold(epoch: Epoch = cold_epoch, paths: list[Path] = files[name]) -> float:
                     evict(paths)
                     return time_epoch(epoch, task)
 

@@ -31,8 +31,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from shards.beton import to_ffcv
 from shards.dataset import GroupDataset
 from shards.decoding import DecodingProcesses
-from shards.manifest import group_key, member_names
+from shards.manifest import group_key
 from shards.markers import tar_path
+from shards.recipe import member_names
 from shards.stream import stream_groups
 
 Epoch = Callable[[], Iterable[ndarray | Tensor]]
@@ -98,9 +99,12 @@ class LoadTask:
 # Ours
 
 
-def open_tar(task: LoadTask, num_workers: int) -> Epoch:
-    """`GroupDataset.batch` in processes, as training reads. Opened anew for every epoch, before its time begins: pages
-    of a mapped file stay in memory, which would then not be cold."""
+def open_tar(task: LoadTask, num_workers: int, *, warm_up: bool = True) -> Epoch:
+    """`GroupDataset.batch` in processes, as training reads.
+
+    Opened anew for every epoch, because pages of a mapped file cannot be put out of memory; other people's loaders keep
+    their workers, so before an epoch's time begins the processes are started, and with `warm_up` read all once.
+    """
 
     def epoch() -> Iterator[ndarray]:
         dataset = task.open()
@@ -108,11 +112,16 @@ def open_tar(task: LoadTask, num_workers: int) -> Epoch:
             return (dataset.batch(block)[0] for block in task.blocks())
         decoding = DecodingProcesses(dataset, count=num_workers, most_groups=task.batch_size)
         decoding.start()
-        return read(decoding)
+        if warm_up:
+            deque(read(decoding), maxlen=0)
+        return close_after(decoding)
 
     def read(decoding: DecodingProcesses) -> Iterator[ndarray]:
+        return map_in_threads(lambda block: decoding.batch(block)[0], task.blocks(), num_workers)
+
+    def close_after(decoding: DecodingProcesses) -> Iterator[ndarray]:
         with decoding:
-            yield from map_in_threads(lambda block: decoding.batch(block)[0], task.blocks(), num_workers)
+            yield from read(decoding)
 
     return epoch
 
@@ -288,3 +297,4 @@ LOADERS: dict[str, Callable[[LoadTask, int], Epoch]] = {
     "ffcv_raw": partial(open_ffcv, kind="raw"),
     "decode": open_decode,
 }
+COLD_LOADERS: dict[str, Callable[[LoadTask, int], Epoch]] = {**LOADERS, "tar": partial(open_tar, warm_up=False)}

@@ -12,7 +12,7 @@ import numpy as np
 from shards.codec import default_subsampling, encode_image
 from shards.console import Progress
 from shards.folder import finish_dataset, lock_dataset
-from shards.manifest import Recipe, RenderSettings
+from shards.recipe import Recipe, RenderSettings
 from shards.writer import ShardWriter
 
 

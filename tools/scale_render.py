@@ -29,7 +29,7 @@ from torch import Tensor
 
 from shards.console import Count, DamageError, Progress, format_bytes, format_seconds
 from shards.dataset import GroupDataset
-from shards.manifest import Recipe, RenderSettings
+from shards.recipe import Recipe, RenderSettings
 from shards.verification import verify
 from shards.writer import finish_dataset, lock_dataset
 from synthgen.adapters.pixels import to_pixels

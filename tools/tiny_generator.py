@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
+
+import torch
+from pytorch_pretrained_biggan import BigGAN, BigGANConfig
+from safetensors.torch import save_file
+
+from synthgen.adapters.folded_biggan import remove_spectral_norms
 
 CONFIG = {
     "output_dim": 32,
@@ -23,16 +30,13 @@ CONFIG = {
 }
 
 
-def write_tiny_generator(folder: Path, *, seed: int = 0) -> Path:
-    """Writes weights and configuration as the package lays them out; returns the folder, which is made."""
-    import torch
-    from pytorch_pretrained_biggan import BigGAN, BigGANConfig
-    from safetensors.torch import save_file
+def make_network(*, seed: int = 0, **changes: object) -> BigGAN:
+    """The published module at random weights, warmed until its spectral norms hold, with statistics of their own.
 
-    from synthgen.adapters.folded_biggan import remove_spectral_norms
-
+    Every truncation's row differs from its neighbours, and the images are neither flat nor saturated.
+    """
     torch.manual_seed(seed)
-    network = BigGAN(BigGANConfig.from_dict(CONFIG))
+    network = BigGAN(BigGANConfig.from_dict({**CONFIG, **changes}))
     with torch.no_grad():
         for module in network.modules():  # a fresh one has statistics of zeros, and a last norm that is not set at all
             if hasattr(module, "running_means"):
@@ -43,15 +47,27 @@ def write_tiny_generator(folder: Path, *, seed: int = 0) -> Path:
         network.generator.bn.weight.fill_(2.0)
         network.generator.bn.bias.zero_()
         network.train()
+        classes, z_dim = network.config.num_classes, network.config.z_dim
         for _ in range(15):  # each forward brings the spectral norms nearer
-            network(torch.randn(2, network.config.z_dim), torch.eye(network.config.num_classes)[:2], 1.0)
+            network(torch.randn(2, z_dim), torch.eye(classes)[:2], 1.0)
+    return network.eval().requires_grad_(False)
+
+
+def write_tiny_generator(
+    folder: Path, network: BigGAN | None = None, *, class_names: Sequence[str] | None = None
+) -> Path:
+    """Writes a network, a new one unless given, as the package lays out its own; returns the folder, which is made.
+
+    That is biggan-deep-32.safetensors in half precision, spectral norms folded, and a JSON of its configuration.
+    """
+    network = network or make_network()
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "biggan-deep-32.safetensors"
     state = {name: tensor.half().contiguous() for name, tensor in remove_spectral_norms(network).state_dict().items()}
     save_file(state, weights)
     card = {
         "config": network.config.to_dict(),
-        "class_names": [f"class {label}" for label in range(network.config.num_classes)],
+        "class_names": list(class_names or (f"class {label}" for label in range(network.config.num_classes))),
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "training": {},
     }

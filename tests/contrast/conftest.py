@@ -14,7 +14,7 @@ import torch
 from contrast.config import TrainConfig
 from shards.codec import encode_image
 from shards.folder import finish_dataset, lock_dataset
-from shards.manifest import Recipe, RenderSettings
+from shards.recipe import Recipe, RenderSettings
 from shards.writer import ShardWriter
 
 CLASS_NAMES = {0: "flat stripes", 1: "upright stripes", 2: "checks", 3: "disc"}

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from shards.codec import encode_image
-from shards.manifest import Manifest, Recipe, RenderSettings
+from shards.manifest import Manifest
+from shards.recipe import Recipe, RenderSettings
 from shards.writer import ShardWriter, completed_shards, finish_dataset, lock_dataset
 
 NAMES = {3: "cat", 5: "dog", 8: "ship"}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from shards import DamageError, Manifest, Recipe, load_manifest
-from shards.manifest import member_names
+from shards.recipe import member_names
 
 GOLDEN_ID = "905ded6d1f57b19c978c3d5131b285cee426bf1beb40d74038fdd82be44dff18"
 

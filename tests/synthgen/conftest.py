@@ -2,57 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from pytorch_pretrained_biggan import BigGAN, BigGANConfig
-from safetensors.torch import save_file
+from pytorch_pretrained_biggan import BigGAN
 
-from synthgen.adapters.folded_biggan import remove_spectral_norms
 from synthgen.vectors import VectorSet, write_vectors
 
-TINY_CONFIG = {
-    "output_dim": 32,
-    "z_dim": 16,
-    "class_embed_dim": 16,
-    "channel_width": 8,
-    "num_classes": 10,
-    "layers": [(True, 16, 8), (False, 8, 4), (True, 4, 2), (True, 2, 1)],
-    "attention_layer_position": 2,
-    "eps": 1e-4,
-    "n_stats": 51,
-}
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+from tiny_generator import make_network, write_tiny_generator
+
 CLASS_NAMES = ["plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-
-
-def make_network(*, seed: int = 0, **changes: object) -> BigGAN:
-    """The published module at random weights, warmed until its spectral norms hold, with statistics of their own.
-
-    Every truncation's row differs from its neighbours, and the images are neither flat nor saturated.
-    """
-    torch.manual_seed(seed)
-    network = BigGAN(BigGANConfig.from_dict({**TINY_CONFIG, **changes}))
-    with torch.no_grad():
-        for module in network.modules():
-            if hasattr(module, "running_means"):
-                module.running_means.normal_(0, 0.2)
-                module.running_vars.uniform_(0.5, 1.5)
-            if hasattr(module, "gamma"):
-                module.gamma.fill_(0.5)
-        network.generator.bn.weight.fill_(2.0)
-        network.generator.bn.bias.zero_()
-        network.train()
-        classes, z_dim = network.config.num_classes, network.config.z_dim
-        for _ in range(15):
-            network(torch.randn(2, z_dim), torch.eye(classes)[:2], 1.0)
-    return network.eval().requires_grad_(False)
 
 
 def write_published_layout(folder: Path, network: BigGAN) -> Path:
@@ -63,26 +30,10 @@ def write_published_layout(folder: Path, network: BigGAN) -> Path:
     return folder
 
 
-def write_package_layout(folder: Path, network: BigGAN) -> Path:
-    """biggan-deep-32.safetensors in half precision, spectral norms folded, and its JSON, as the package ships them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {key: tensor.half().contiguous() for key, tensor in remove_spectral_norms(network).state_dict().items()}
-    weights = folder / "biggan-deep-32.safetensors"
-    save_file(state, weights)
-    card = {
-        "config": network.config.to_dict(),
-        "class_names": CLASS_NAMES,
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "training": {},
-    }
-    (folder / "biggan-deep-32.json").write_text(json.dumps(card))
-    return folder
-
-
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the weights of a small biggan-deep-32; not to be written to."""
-    return write_package_layout(tmp_path_factory.mktemp("weights"), make_network())
+    return write_tiny_generator(tmp_path_factory.mktemp("weights"), class_names=CLASS_NAMES)
 
 
 @pytest.fixture
@@ -99,8 +50,8 @@ def published_layout() -> Callable[[Path, BigGAN], Path]:
 
 @pytest.fixture
 def package_layout() -> Callable[[Path, BigGAN], Path]:
-    """`write_package_layout`."""
-    return write_package_layout
+    """`write_tiny_generator`, for a network of one's own."""
+    return partial(write_tiny_generator, class_names=CLASS_NAMES)
 
 
 WALK_NAMES = ("zoom", "shift_x", "rotate")

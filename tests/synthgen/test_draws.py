@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from shards.manifest import Recipe
+from shards.recipe import Recipe
 from synthgen.draws import draw_labels, draw_truncated_normal, draw_uniform, draw_words, truncated_normal_std
 from synthgen.plan import draw_groups
 

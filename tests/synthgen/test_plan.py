@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shards.manifest import Recipe
+from shards.recipe import Recipe
 from synthgen.plan import draw_groups, plan_blocks, plan_shards
 
 

@@ -14,7 +14,8 @@ import torch
 
 import synthgen
 from shards.dataset import GroupDataset
-from shards.manifest import Manifest, Recipe, RenderSettings, load_manifest
+from shards.manifest import Manifest, load_manifest
+from shards.recipe import Recipe, RenderSettings
 from shards.verification import verify
 from shards.writer import lock_dataset, read_marker
 from synthgen.pipeline import STAGES, ShardRenderer, slowest_stage

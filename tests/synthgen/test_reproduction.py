@@ -203,7 +203,7 @@ def test_mistakes_are_one_line(
     refused(out, f"--from={copy_manifest(recipe_id='0' * 64)}", words="recipe was altered", exit_code=1)
     photographs = json.loads((original / "manifest.json").read_text())["recipe"]
     photographs["source"] = {"collection": "cifar10"}
-    from shards.manifest import Recipe
+    from shards.recipe import Recipe
 
     of_photographs = copy_manifest(recipe=photographs, recipe_id=Recipe.from_json(photographs).id)
     refused(out, f"--from={of_photographs}", words="no generator made these images (collection cifar10)")

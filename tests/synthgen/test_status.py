@@ -16,7 +16,7 @@ import synthgen
 import synthgen.commands.standing
 from shards.claims import LEASE_SECONDS, Claim, end_claims, renew_claim, take_shard
 from shards.folder import lock_dataset
-from shards.manifest import RenderSettings
+from shards.recipe import RenderSettings
 from shards.work import WorkPlan, begin_work
 from synthgen.cli import main
 

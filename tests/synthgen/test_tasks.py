@@ -12,7 +12,8 @@ import pytest
 import shards.folder
 import synthgen
 from shards.folder import lock_dataset, share_dataset
-from shards.manifest import Manifest, RenderSettings, load_manifest
+from shards.manifest import Manifest, load_manifest
+from shards.recipe import RenderSettings
 from shards.verification import verify
 from shards.work import WorkPlan
 from synthgen.config import RenderConfig

@@ -17,8 +17,9 @@ from click.testing import CliRunner, Result
 
 import synthgen
 from shards.canonical import canonical_json
-from shards.manifest import Manifest, Recipe, RenderSettings, load_manifest, manifest_bytes
+from shards.manifest import Manifest, load_manifest, manifest_bytes
 from shards.markers import read_marker
+from shards.recipe import Recipe, RenderSettings
 from synthgen.cli import main
 from synthgen.sameness import CLOSE, Comparison
 from synthgen.verification import choose_groups
