@@ -80,18 +80,21 @@ def show(
         ValueError: walks of another generator, no such walk, or a file name that is not a .png.
     """
     from synthgen.steer.strips import draw_strips
+    from synthgen.views.samples import SampleOptions
 
     return draw_strips(
         out=out,
         walks=walks,
         edits=edits,
-        samples=samples,
         strength=strength,
         pixels=pixels,
-        classes=classes,
-        generator_name=generator,
-        weights=weights,
-        truncation=truncation,
-        seed=seed,
-        device=device,
+        options=SampleOptions(
+            samples=samples,
+            classes=classes,
+            generator=generator,
+            weights=weights,
+            truncation=truncation,
+            seed=seed,
+            device=device,
+        ),
     )

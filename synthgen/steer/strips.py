@@ -10,13 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from shards.sheet import SheetRow, check_sheet_path, draw_rows, write_sheet
-from synthgen.adapters import load_generator
 from synthgen.adapters.pixels import to_pixels
-from synthgen.devices import choose_device
 from synthgen.steer.edits import EDITS, apply_edit
 from synthgen.vectors import VectorSet, package_vectors, read_vectors
-from synthgen.views.contact_sheet import check_samples, draw_anchors
 from synthgen.views.numbers import check_number
+from synthgen.views.samples import SampleOptions
 from synthgen.views.steer import choose_edits
 
 _NUM_ALPHAS = 7
@@ -28,41 +26,29 @@ def draw_strips(
     out: str | Path,
     walks: str | Path | None,
     edits: str | Sequence[str] | None,
-    samples: int,
     strength: float,
     pixels: bool,
-    classes: str | Sequence[int],
-    generator_name: str,
-    weights: str | Path | None,
-    truncation: float,
-    seed: int,
-    device: str,
+    options: SampleOptions,
 ) -> Path:
     """Draws the strips and writes them as PNG; see `synthgen.steer.show`."""
     path = check_sheet_path(out)
-    check_samples(samples)
     strength = check_number("strength", strength, 0.01, 100, such_as="1")
-    found = read_vectors(package_vectors("walks", generator_name) if walks is None else walks, kind="walks")
+    found = read_vectors(package_vectors("walks", options.generator) if walks is None else walks, kind="walks")
     names = choose_edits(edits or (), found)
-    place = choose_device(device)
-    generator = load_generator(generator_name, weights=weights, truncation=truncation, device=place)
-    found.check_generator(generator)
-    anchors, labels = draw_anchors(generator, classes=classes, truncation=truncation, seed=seed, count=samples)
+    shown = options.draw(found)
     alphas = np.linspace(-strength, strength, _NUM_ALPHAS)
     rows = []
     for edit in names:
-        for sample in range(samples):
-            label = labels[sample : sample + 1].to(place)
-            strip = _walked(found, edit, anchors[sample], alphas).to(place)
-            images = generator.sample(strip, label.clamp(min=0).expand(len(strip)))
-            name = generator.class_names[int(label)] if generator.num_classes else f"sample {sample}"
+        for sample, name in enumerate(shown.names):
+            strip = _walked(found, edit, shown.anchors[sample], alphas).to(shown.device)
+            images = shown.generator.sample(strip, shown.labels[sample].expand(len(strip)))
             rows.append(SheetRow(name=edit, detail=name, images=_to_images(images)))
             if pixels and edit in EDITS:
                 edited = _edited(images[_NUM_ALPHAS // 2], edit, alphas)
                 rows.append(SheetRow(name="", detail="the edit in pixels", images=_to_images(edited)))
     sheet = draw_rows(
-        title=f"Walks of {generator.name}",
-        facts=[f"walks {found.sha256[:12]}", f"truncation {truncation:g}", f"seed {seed}"],
+        title=f"Walks of {shown.generator.name}",
+        facts=[f"walks {found.sha256[:12]}", f"truncation {options.truncation:g}", f"seed {options.seed}"],
         heads=[(f"alpha {alpha:+.2g}" if alpha else "anchor", "") for alpha in alphas.round(3).tolist()],
         rows=rows,
         wide_before=(_NUM_ALPHAS // 2, _NUM_ALPHAS // 2 + 1),

@@ -214,6 +214,7 @@ def show(
         ValueError: no such policy, an option that none of them has, or a file name that is not a .png.
     """
     from synthgen.views.contact_sheet import draw_contact_sheet
+    from synthgen.views.samples import SampleOptions
 
     return draw_contact_sheet(
         out=out,
@@ -222,11 +223,13 @@ def show(
         edits=edits,
         walks=walks,
         directions=directions,
-        samples=samples,
-        classes=classes,
-        generator_name=generator,
-        weights=weights,
-        truncation=truncation,
-        seed=seed,
-        device=device,
+        options=SampleOptions(
+            samples=samples,
+            classes=classes,
+            generator=generator,
+            weights=weights,
+            truncation=truncation,
+            seed=seed,
+            device=device,
+        ),
     )

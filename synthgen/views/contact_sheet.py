@@ -11,16 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from shards.sheet import SheetRow, check_sheet_path, draw_rows, write_sheet
-from synthgen.adapters import load_generator
-from synthgen.adapters.protocol import Generator
-from synthgen.classes import parse_classes
-from synthgen.devices import choose_device
-from synthgen.draws import draw_labels, draw_truncated_normal
-from synthgen.plan import ANCHOR_BOUND
 from synthgen.views import ViewPolicy, policy_from_options
+from synthgen.views.samples import SampleOptions
 
 # The parameter that is a policy's strength, and values that span its useful range at 32 px.
 STRENGTHS: Mapping[str, tuple[str, tuple[float, ...]]] = {
@@ -40,42 +34,29 @@ def draw_contact_sheet(
     edits: str | Sequence[str] | None,
     walks: str | Path | None,
     directions: str | Path | None,
-    samples: int,
-    classes: str | Sequence[int],
-    generator_name: str,
-    weights: str | Path | None,
-    truncation: float,
-    seed: int,
-    device: str,
+    options: SampleOptions,
 ) -> Path:
     """Draws the sheet and writes it as PNG; see `synthgen.views.show`."""
     path = check_sheet_path(out)
-    check_samples(samples)
     files = {"edits": edits, "walks": walks, "directions": directions}
-    columns = list(choose_columns(policy, strengths, files, generator_name))
-    place = choose_device(device)
-    generator = load_generator(generator_name, weights=weights, truncation=truncation, device=place)
+    columns = list(choose_columns(policy, strengths, files, options.generator))
+    shown = options.draw(*(vectors for _, _, made in columns for vectors in made.vectors))
+    latents = [shown.anchors]
     for _, _, made in columns:
-        for found in made.vectors:
-            found.check_generator(generator)
-    anchors, labels = draw_anchors(generator, classes=classes, truncation=truncation, seed=seed, count=samples)
-    latents = [anchors]
-    for _, _, made in columns:
-        latents.append(made.latents(anchors, seed=seed, view=0, first=0, truncation=truncation)[0])
-    on_device = labels.clamp(min=0).to(place)
-    pixels = [generator.render(torch.from_numpy(z.astype(np.float32)).to(place), on_device).cpu() for z in latents]
+        drawn = made.latents(shown.anchors, seed=options.seed, view=0, first=0, truncation=options.truncation)
+        latents.append(drawn[0])
+    pixels = [
+        shown.generator.render(torch.from_numpy(z.astype(np.float32)).to(shown.device), shown.labels).cpu()
+        for z in latents
+    ]
     rows = [
-        SheetRow(
-            name=generator.class_names[int(labels[sample])] if generator.num_classes else f"sample {sample}",
-            detail=f"group {sample}",
-            images=[column[sample].numpy() for column in pixels],
-        )
-        for sample in range(samples)
+        SheetRow(name=name, detail=f"group {sample}", images=[column[sample].numpy() for column in pixels])
+        for sample, name in enumerate(shown.names)
     ]
     firsts = tuple(1 + number for number, (head, _, _) in enumerate(columns) if head)
     sheet = draw_rows(
-        title=f"Views of {generator.name}",
-        facts=[f"truncation {truncation:g}", f"seed {seed}"],
+        title=f"Views of {shown.generator.name}",
+        facts=[f"truncation {options.truncation:g}", f"seed {options.seed}"],
         heads=[("anchor", ""), *((head, detail) for head, detail, _ in columns)],
         rows=rows,
         wide_before=firsts,
@@ -135,20 +116,3 @@ def parse_strengths(option: str, values: str | float | Sequence[float]) -> list[
     if not numbers:
         raise ValueError(f"{option}: give numbers such as 0.1,0.2,0.5")
     return numbers
-
-
-def check_samples(samples: int) -> None:
-    """Raises ValueError unless this many rows can be asked for."""
-    if isinstance(samples, bool) or not isinstance(samples, int) or not 1 <= samples <= 100:
-        raise ValueError(f"samples {samples}: give a whole number from 1 to 100")
-
-
-def draw_anchors(
-    generator: Generator, *, classes: str | Sequence[int], truncation: float, seed: int, count: int
-) -> tuple[NDArray[np.float64], torch.Tensor]:
-    """Latents [count, latent_dim] and labels [count] of the first anchors of a dataset with these options."""
-    latents = draw_truncated_normal(
-        seed=seed, stream="anchor", first=0, count=count, dim=generator.latent_dim, bound=ANCHOR_BOUND
-    )
-    chosen = parse_classes(classes, num_classes=generator.num_classes, class_names=generator.class_names)
-    return truncation * latents, torch.from_numpy(draw_labels(seed=seed, first=0, count=count, classes=chosen))

@@ -1,0 +1,86 @@
+"""The anchors that a sheet shows: the first groups of a dataset with the same options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from synthgen.adapters import load_generator
+from synthgen.adapters.protocol import Generator
+from synthgen.classes import parse_classes
+from synthgen.devices import choose_device
+from synthgen.draws import draw_labels, draw_truncated_normal
+from synthgen.plan import ANCHOR_BOUND
+from synthgen.vectors import VectorSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """A generator and some anchors of it."""
+
+    generator: Generator
+    device: torch.device
+    anchors: NDArray[np.float64]
+    """[count, latent_dim]."""
+    labels: torch.Tensor
+    """int64 [count] on the device; 0 where there are no classes."""
+    names: Sequence[str]
+    """Of every anchor's class, or its number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions:
+    """Which generator, and which anchors of it; fields as the options of `synthgen render`."""
+
+    samples: int
+    """How many."""
+    classes: str | Sequence[int]
+    generator: str
+    weights: str | Path | None
+    truncation: float
+    seed: int
+    device: str
+
+    def __post_init__(self) -> None:
+        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or not 1 <= self.samples <= 100:
+            raise ValueError(f"samples {self.samples}: give a whole number from 1 to 100")
+
+    def draw(self, *fitting: VectorSet) -> Samples:
+        """Loads the generator and draws the anchors.
+
+        Args:
+            fitting: walks or directions, which have to be of this generator.
+
+        Raises:
+            ValueError: an option cannot be used, or vectors are of another generator.
+        """
+        device = choose_device(self.device)
+        generator = load_generator(self.generator, weights=self.weights, truncation=self.truncation, device=device)
+        for vectors in fitting:
+            vectors.check_generator(generator)
+        latents = draw_truncated_normal(
+            seed=self.seed,
+            stream="anchor",
+            first=0,
+            count=self.samples,
+            dim=generator.latent_dim,
+            bound=ANCHOR_BOUND,
+        )
+        classes = parse_classes(self.classes, num_classes=generator.num_classes, class_names=generator.class_names)
+        labels = draw_labels(seed=self.seed, first=0, count=self.samples, classes=classes)
+        names = [
+            generator.class_names[label] if generator.num_classes else f"sample {number}"
+            for number, label in enumerate(labels.tolist())
+        ]
+        return Samples(
+            generator=generator,
+            device=device,
+            anchors=self.truncation * latents,
+            labels=torch.from_numpy(labels).clamp(min=0).to(device),
+            names=names,
+        )
