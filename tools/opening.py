@@ -44,16 +44,20 @@ print(json.dumps({
 """
 
 
-def link_shards(directory: Path, num_shards: int) -> Manifest:
-    """Makes a dataset of one shard look like one of many: the same groups again and again, under names of their own."""
+def repeat_shard(directory: Path, num_shards: int, *, place: Callable[[Path, Path], object] = os.link) -> Manifest:
+    """Makes a dataset of one shard look like one of many: the same groups again and again, under names of their own.
+
+    Args:
+        place: os.link, or shutil.copyfile where every shard has to have bytes of its own on the disk and in memory.
+    """
     manifest = load_manifest(directory)
     (record,) = manifest.shards
     shards = tuple(
         replace(record, index=index, name=shard_name(index), first=index * record.count) for index in range(num_shards)
     )
     for index in range(1, num_shards):
-        os.link(tar_path(directory, 0), tar_path(directory, index))
-        os.link(index_path(directory, 0), index_path(directory, index))
+        place(tar_path(directory, 0), tar_path(directory, index))
+        place(index_path(directory, 0), index_path(directory, index))
     grown = replace(manifest, num_groups=num_shards * record.count, shard_size=record.count, shards=shards)
     (directory / MANIFEST_NAME).write_bytes(manifest_bytes(grown))
     return grown
@@ -65,7 +69,7 @@ def measure_opening(
     """Seconds and peak memory of opening so many shards and reading a member of each; the quickest of `repeats`."""
     directory = scratch / f"shards-{num_shards}"
     write_shard(directory)
-    link_shards(directory, num_shards)
+    repeat_shard(directory, num_shards)
     runs = [
         json.loads(
             subprocess.run(
