@@ -2,7 +2,8 @@
 
 A claim is a small file that its worker renews while groups are written. It saves work; it is not what keeps the data
 right: should two workers render one shard after all, the second copy is discarded when it would be published.
-A claim is void when its worker is a dead process of this host, or when it was not renewed for LEASE_SECONDS.
+A claim is void when its worker is a dead process of this host, or when it was not renewed for LEASE_SECONDS by the
+file system's clock, which all machines have in common.
 
     if take_shard(folder, claim) == "taken":
         ...  # render, renew_claim now and then, publish
@@ -23,7 +24,7 @@ from shards.canonical import JSON
 from shards.manifest import DATA_FOLDER, shard_stem
 from shards.markers import is_complete, read_marker
 from shards.processes import is_surely_dead
-from shards.turns import turn
+from shards.turns import disk_time, turn
 from shards.work import add_failure, list_work, replace_file, work_path
 
 LEASE_SECONDS = 300.0
@@ -80,7 +81,7 @@ def take_shard(directory: Path, claim: Claim) -> Literal["taken", "held", "done"
     with turn(directory):
         if is_done(directory, claim.index, claim.count):
             return "done"
-        holder = read_claim(directory, claim.index)
+        holder = read_claim(directory, claim.index, now=disk_time(directory))
         if holder is not None and (holder.host, holder.pid) != (claim.host, claim.pid):
             if not holder.is_void:
                 return "held"
@@ -127,15 +128,19 @@ def _end_claims(directory: Path, host: str, pid: int, message: str | None) -> in
     return ours[0].index if ours else None
 
 
-def read_claim(directory: Path, index: int) -> Claim | None:
-    """The claim on a shard, void or not; None where there is none."""
+def read_claim(directory: Path, index: int, *, now: float | None = None) -> Claim | None:
+    """The claim on a shard, void or not; None where there is none.
+
+    Args:
+        now: seconds since 1970, by which its age is told; this machine's clock when None.
+    """
     path = _path(directory, index)
     try:
         renewed = path.stat().st_mtime
         claim = Claim(**json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
-    return replace(claim, age_seconds=max(0.0, time.time() - renewed))
+    return replace(claim, age_seconds=max(0.0, (time.time() if now is None else now) - renewed))
 
 
 def read_claims(directory: Path) -> list[Claim]:

@@ -104,6 +104,19 @@ def test_a_claim_lasts_as_long_as_it_is_renewed(folder: Path) -> None:
     assert failure.index == 0 and "pid 7 on elsewhere" in failure.message
 
 
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_a_machine_whose_clock_is_wrong_takes_what_is_void_and_nothing_else(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    assert take_shard(folder, claim(0)) == "taken"
+    assert take_shard(folder, claim(1)) == "taken"
+    grow_old(folder, 1, LEASE_SECONDS + 20)
+    wrong = time.time() + 3600 * hours
+    monkeypatch.setattr(time, "time", lambda: wrong)
+    assert take_shard(folder, claim(0, pid=8)) == "held"
+    assert take_shard(folder, claim(1, pid=8)) == "taken"
+
+
 def test_what_the_dead_held_is_free_at_once_and_recorded_where_they_were(folder: Path) -> None:
     pid = dead_pid()
     for index, began in ((5, 1.0), (2, 2.0)):  # 2 was taken ahead, while 5 was written
