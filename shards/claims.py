@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -95,10 +96,8 @@ def renew_claim(directory: Path, claim: Claim) -> None:
     """Says that the worker lives, and how far it is; a claim that another worker has by now is left alone."""
     holder = read_claim(directory, claim.index)
     if holder is not None and (holder.host, holder.pid) == (claim.host, claim.pid):
-        try:
+        with suppress(OSError):  # finished by others, or no room: a shard is not lost for want of a claim
             _write(directory, claim)
-        except FileNotFoundError:  # the dataset was finished by others
-            return
 
 
 def release_claim(directory: Path, claim: Claim) -> None:

@@ -41,7 +41,7 @@ def lock_dataset(directory: Path) -> Iterator[int]:
     """
     with _open_lock(directory) as descriptor:
         _wait_for_lock(descriptor, fcntl.LOCK_EX, Path(directory), seconds=_LOCK_SECONDS)
-        _write_holder(descriptor)
+        _write_holder(descriptor, Path(directory))
         _sweep(Path(directory))
         yield descriptor
 
@@ -59,16 +59,16 @@ def share_dataset(directory: Path, plan: WorkPlan) -> Iterator[int]:
     """
     directory = Path(directory)
     with _open_lock(directory) as descriptor:
-        if _try_lock(descriptor, fcntl.LOCK_EX):
+        if _try_lock(descriptor, fcntl.LOCK_EX, directory):
             _sweep(directory)
             if read_plan(directory) != plan:
                 begin_work(directory, plan)
         # Going from alone to shared is no single step: for a moment anybody may come in, alone or not.
         _wait_for_lock(descriptor, fcntl.LOCK_SH, directory, seconds=_SHARED_LOCK_SECONDS)
-        _write_holder(descriptor)
+        _write_holder(descriptor, Path(directory))
         join_work(directory, plan)
         yield descriptor
-        if _try_lock(descriptor, fcntl.LOCK_EX):
+        if _try_lock(descriptor, fcntl.LOCK_EX, directory):
             _sweep(directory)
 
 
@@ -79,15 +79,15 @@ def _open_lock(directory: Path) -> Iterator[int]:
     directory.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        with naming(directory / LOCK_NAME):
-            yield descriptor
+        yield descriptor
     finally:
         os.close(descriptor)  # the file stays: removing it would let two jobs hold two locks of one name
 
 
-def _try_lock(descriptor: int, kind: int) -> bool:
+def _try_lock(descriptor: int, kind: int, directory: Path) -> bool:
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        with naming(directory / LOCK_NAME):
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -96,7 +96,7 @@ def _try_lock(descriptor: int, kind: int) -> bool:
 def _wait_for_lock(descriptor: int, kind: int, directory: Path, *, seconds: float) -> None:
     """Takes the lock within the time, in which whoever only looks at it, or has just been killed, lets go of it."""
     hopeless = time.monotonic() + seconds
-    while not _try_lock(descriptor, kind):
+    while not _try_lock(descriptor, kind, directory):
         if time.monotonic() > hopeless:
             raise ValueError(
                 f"another job ({_read_holder(descriptor)}) is writing {directory}: "
@@ -105,9 +105,10 @@ def _wait_for_lock(descriptor: int, kind: int, directory: Path, *, seconds: floa
         time.sleep(0.05)
 
 
-def _write_holder(descriptor: int) -> None:
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"pid {os.getpid()}, host {socket.gethostname()}\n".encode(), 0)
+def _write_holder(descriptor: int, directory: Path) -> None:
+    with naming(directory / LOCK_NAME):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"pid {os.getpid()}, host {socket.gethostname()}\n".encode(), 0)
 
 
 def _sweep(directory: Path) -> None:
@@ -126,7 +127,7 @@ def lock_holder(directory: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        return None if _try_lock(descriptor, fcntl.LOCK_EX) else _read_holder(descriptor)
+        return None if _try_lock(descriptor, fcntl.LOCK_EX, Path(directory)) else _read_holder(descriptor)
     except OSError:  # NFS gives this lock only to who may write: then nobody can tell
         return None
     finally:
@@ -154,7 +155,7 @@ def finish_dataset(directory: Path, *, num_groups: int, shard_size: int) -> Mani
     """Writes the card, the checksums, timm's table and, last, the manifest, from the shards' markers.
 
     Growing a dataset is calling it again with a larger num_groups. Tasks may do it at once: they take turns, and the
-    later ones find nothing left to write. The work folder is removed.
+    later ones find nothing left to write. The work folder is removed, unless tasks are growing the dataset by now.
 
     Raises:
         ValueError: a shard is missing, the folder holds more groups than num_groups, or shards that do not belong
@@ -164,7 +165,9 @@ def finish_dataset(directory: Path, *, num_groups: int, shard_size: int) -> Mani
     with turn(directory):
         manifest = _finished_manifest(directory, num_groups, shard_size)
         _write_files(directory, manifest)
-        remove_work(directory)
+        plan = read_plan(directory)
+        if plan is None or (plan.num_groups, plan.shard_size) == (num_groups, shard_size):
+            remove_work(directory)
     return manifest
 
 

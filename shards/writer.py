@@ -137,7 +137,7 @@ class ShardWriter:
         """Makes the shard appear: tar, member offsets, and last the marker, each flushed and renamed.
 
         A shard of the same name, with fewer groups, is replaced; what it held keeps its place in the new tar. Where
-        another task has published the same shard meanwhile, that one stays, and its record is given.
+        another task has published the same shard meanwhile, or a longer one, that stays, and its record is given.
         """
         assert len(self._labels) == self._count, (
             f"shard {self._index} holds {len(self._labels)} of {self._count} groups"
@@ -169,7 +169,7 @@ class ShardWriter:
 
     def _appear(self, marker: Marker, offsets: bytes) -> ShardRecord:
         found = read_marker(self._directory, self._index)
-        if found is not None and _is_same_shard(found, marker) and is_complete(self._directory, found):
+        if found is not None and _holds(found, marker) and is_complete(self._directory, found):
             return found.record
         path = marker_path(self._directory, self._index)
         if path.exists():
@@ -198,8 +198,12 @@ def metadata_bytes(*, index: int, label: int, class_name: str, views: Sequence[M
     return canonical_json({"class_name": class_name, "index": index, "label": label, "views": list(views)}).encode()
 
 
-def _is_same_shard(one: Marker, other: Marker) -> bool:
-    """Whether two markers are of the same groups of the same dataset, whoever rendered them."""
-    return all(getattr(one, name) == getattr(other, name) for name in ("render", "index", "first", "count")) and (
-        one.recipe.id == other.recipe.id
+def _holds(found: Marker, marker: Marker) -> bool:
+    """Whether a published shard has all groups of another one of the same dataset, whoever rendered it."""
+    same = (found.recipe.id, found.render, found.index, found.first) == (
+        marker.recipe.id,
+        marker.render,
+        marker.index,
+        marker.first,
     )
+    return same and found.count >= marker.count

@@ -119,7 +119,6 @@ class RenderConfig:
             if self.format != "jpg":
                 raise ValueError("quality belongs to jpg: leave --quality away, or give --format jpg")
             check_whole("quality", self.quality, 1, 100)
-        self._check_runner()
 
     def _check_runner(self) -> None:
         if self.task_count is not None:

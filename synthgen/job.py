@@ -16,7 +16,7 @@ from shards.codec import default_subsampling
 from shards.console import format_bytes
 from shards.manifest import MANIFEST_NAME, Manifest, load_manifest
 from shards.recipe import Recipe, RenderSettings
-from shards.work import WorkPlan
+from shards.work import WorkPlan, read_plan
 from shards.writer import completed_shards, scan_markers
 from synthgen.adapters import GENERATORS, load_generator
 from synthgen.class_weights import parse_class_weights
@@ -247,5 +247,6 @@ def _stored_settings(directory: Path) -> tuple[RenderSettings | None, int | None
         return manifest.render, manifest.shard_size
     markers = scan_markers(directory)
     sizes = [marker.first // index for index, marker in markers.items() if index > 0]
+    plan = read_plan(directory)
     render = next((marker.render for marker in markers.values()), None)
-    return render, sizes[0] if sizes else None
+    return render, sizes[0] if sizes else plan.shard_size if plan and markers else None

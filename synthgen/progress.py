@@ -116,11 +116,16 @@ def status(directory: str | Path) -> Status:
     if read_plan(directory) is None and (directory / MANIFEST_NAME).exists():  # finished while we looked
         manifest = load_manifest(directory)
         return _finished(directory, manifest.num_groups, len(manifest.shards))
-    rates = {(claim.host, claim.pid): claim.groups_per_second for claim in claims}
+    rates: dict[tuple[str, int], float] = {}
+    for claim in claims:  # a worker may hold several
+        worker = (claim.host, claim.pid)
+        rates[worker] = max(rates.get(worker, 0.0), claim.groups_per_second)
     rate = sum(rates.values()) or None
     groups_done = sum(marker.count for marker in done.values())
     groups_in_progress = sum(claim.groups_written for claim in claims)
-    open_failures = tuple(failure for failure in failures if failure.index not in done)
+    open_failures = tuple(
+        sorted((failure for failure in failures if failure.index not in done), key=lambda failure: failure.unix_seconds)
+    )
     return Status(
         directory=str(directory),
         state="running" if claims or lock_holder(directory) else "stopped",

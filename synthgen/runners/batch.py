@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from shards.console import Progress, format_things
 from shards.folder import finish_if_whole, share_dataset
@@ -58,6 +58,10 @@ class Batch:
         return replace(
             self.config.settled(self.job),
             **{name: path.absolute() for name, path in files.items() if path is not None},
+            **{
+                name: _found_everywhere(getattr(self.config, name))
+                for name in ("generator", "classes", "class_weights")
+            },
             out=self.config.out.absolute(),
             n=self.state.num_groups if self.config.manifest is None else None,
             runner="local",
@@ -70,9 +74,14 @@ class Batch:
     def lost_message(self, tasks: list[int]) -> str:
         """Why the job is given up: the tasks that were lost too often, and what they left as their last words."""
         shown = ", ".join(map(str, tasks[:5])) + (", …" if len(tasks) > 5 else "")
-        failures = read_failures(self.job.directory)
-        said = f": {failures[-1].message}" if failures else ""
+        last = max(read_failures(self.job.directory), key=lambda failure: failure.unix_seconds, default=None)
+        said = "" if last is None else f": {last.message}"
         return f"{format_things(len(tasks), 'task')} ({shown}) failed {MOST_ATTEMPTS} times{said}"
+
+
+def _found_everywhere(text: Any) -> Any:
+    """The absolute path where an option names a file; a task may run in another folder."""
+    return str(Path(text).absolute()) if isinstance(text, str) and Path(text).is_file() else text
 
 
 @contextmanager

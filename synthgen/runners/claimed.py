@@ -12,6 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from shards.claims import Claim, end_claims, release_claim, renew_claim, take_shard
@@ -69,7 +70,8 @@ class Worker:
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt | SystemExit)
             message = None if stopped else f"{type(error).__name__}: {error}"
-            end_claims(self._job.directory, host_tag(), os.getpid(), message)
+            with suppress(OSError):  # where the disk is full, that is the error to tell; claims of the dead are void
+                end_claims(self._job.directory, host_tag(), os.getpid(), message)
             self._claims.clear()
             raise
 
@@ -77,6 +79,10 @@ class Worker:
         """Share of the time since run began that each stage was busy."""
         seconds = max(time.monotonic() - self._began, 1e-9)
         return {stage: round(share, 4) for stage, share in self._renderer.busy_shares(seconds).items()}
+
+    def _rate(self) -> float:
+        """Groups per second since run began."""
+        return round(self._num_written / max(time.monotonic() - self._began, 1e-9), 3)
 
     def _take(self, shards: Sequence[ShardPlan], held: list[ShardPlan]) -> Iterator[ShardPlan]:
         for shard in shards:
@@ -88,6 +94,8 @@ class Worker:
                 device=str(self._job.device),
                 task=self._task,
                 began=time.time(),
+                groups_per_second=self._rate(),
+                stages=self.stage_shares() if self._num_written else {},
             )
             taken = take_shard(self._job.directory, claim)
             if taken == "taken":
@@ -108,8 +116,7 @@ class Worker:
             release_claim(self._job.directory, current)
         if time.monotonic() - self._renewed >= _RENEW_SECONDS:
             self._renewed = time.monotonic()
-            rate = self._num_written / max(self._renewed - self._began, 1e-9)
-            shares = self.stage_shares()
+            rate, shares = self._rate(), self.stage_shares()
             for claim in self._claims:
-                renew_claim(self._job.directory, replace(claim, groups_per_second=round(rate, 3), stages=shares))
+                renew_claim(self._job.directory, replace(claim, groups_per_second=rate, stages=shares))
         self._on_groups(count)

@@ -15,7 +15,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -63,13 +64,14 @@ def run_processes(
         OSError: the disk is full or not writable. Published shards stay; of the others nothing remains.
     """
     follower = Follower(job.directory, shards, progress)
+    earlier = Counter(failure.index for failure in read_failures(job.directory))
     places: list[_Place] = []
     try:
         for request in _requests(job, config, shards, task):
             places.append(_Place(request=request, device=request["config"]["devices"], process=_start(request, lock)))
         while not all(place.done for place in places):
             for place in places:
-                _look_after(place, job.directory, lock, progress)
+                _look_after(place, job.directory, lock, progress, earlier)
             follower.update()
             time.sleep(_POLL_SECONDS)
     finally:
@@ -114,8 +116,12 @@ def _start(request: dict[str, Any], lock: int) -> subprocess.Popen[str]:
     return process
 
 
-def _look_after(place: _Place, directory: Path, lock: int, progress: Progress) -> None:
-    """Notices a process that has ended, raises its error, or starts another in its place."""
+def _look_after(place: _Place, directory: Path, lock: int, progress: Progress, earlier: Mapping[int, int]) -> None:
+    """Notices a process that has ended, raises its error, or starts another in its place.
+
+    Args:
+        earlier: failed attempts by shard that were on record before the job began; they do not count against it.
+    """
     code = place.process.poll()
     if place.done or code is None:
         return
@@ -128,13 +134,14 @@ def _look_after(place: _Place, directory: Path, lock: int, progress: Progress) -
     pid, how = place.process.pid, _describe_exit(code)
     index = end_claims(directory, host_tag(), pid, f"its worker {how}")
     if index is None:  # perhaps another worker took the shard over already, and recorded it
-        lost = (failure.index for failure in read_failures(directory) if f"pid {pid} on " in failure.where)
+        own = f"pid {pid} on {host_tag().rpartition('-')[0]}"
+        lost = (failure.index for failure in read_failures(directory) if failure.where.endswith(own))
         index = next(lost, None)
     if index is None:
         place.num_idle_losses += 1
         attempts, where = place.num_idle_losses, "before its first shard"
     else:
-        attempts = sum(failure.index == index for failure in read_failures(directory))
+        attempts = sum(failure.index == index for failure in read_failures(directory)) - earlier.get(index, 0)
         where = f"in shard {index}"
     said = f"the worker on {place.device} (pid {pid}) {how} {where}"
     if attempts >= MOST_ATTEMPTS:

@@ -111,7 +111,10 @@ def _submit(
     if hopeless:
         raise ValueError(f"{batch.lost_message(hopeless)}; logs are in {logs_folder(batch.config.out)}")
     again = [index for index in indices if attempts[index]]
-    jobs = executor.map_array(SlurmTask(), [batch.task_config(index, num_tasks) for index in indices])
+    try:
+        jobs = executor.map_array(SlurmTask(), [batch.task_config(index, num_tasks) for index in indices])
+    except RuntimeError as error:  # submitit's FailedJobError is one
+        raise ValueError(f"sbatch refused the tasks ({error}): check --slurm and --tasks") from error
     for index, job in zip(indices, jobs, strict=True):
         attempts[index] += 1
         queued[index] = str(job.job_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -189,6 +190,15 @@ def test_the_second_copy_of_a_shard_is_discarded(
     assert hashlib.sha256((tmp_path / "data/train-000000.tar").read_bytes()).hexdigest() == record.sha256
 
 
+def test_a_late_copy_of_a_shard_that_has_grown_is_discarded(tmp_path: Path, build: Build, build_shard, recipe) -> None:
+    """A worker that slept through the end of a dataset of 10 groups, and its growth to 12."""
+    build(tmp_path, 10)
+    grown = build(tmp_path, 12)
+    build_shard(tmp_path, recipe(), 2, 8, 2)
+    assert finish_dataset(tmp_path, num_groups=12, shard_size=4) == grown
+    assert grown.shards[2].count == 4
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Plans, locks, the end
 
@@ -239,3 +249,26 @@ def test_finishing_at_once_and_finishing_too_early(tmp_path: Path, build: Build,
     assert manifests == [whole] * 4 == [finish_dataset(directory, num_groups=10, shard_size=4)] * 4
     assert (directory / "manifest.json").read_bytes() == (tmp_path / "whole/manifest.json").read_bytes()
     assert not (directory / ".work").exists()
+
+
+def test_finishing_again_leaves_the_work_of_those_who_grow_the_dataset(tmp_path: Path, build: Build) -> None:
+    whole = build(tmp_path, 10)
+    grown = WorkPlan(recipe_id=whole.recipe.id, render=RENDER, num_groups=16, shard_size=4)
+    begin_work(tmp_path, grown)
+    assert take_shard(tmp_path, claim(3)) == "taken"
+    assert finish_dataset(tmp_path, num_groups=10, shard_size=4) == whole
+    assert read_plan(tmp_path) == grown and len(read_claims(tmp_path)) == 1
+
+
+def test_a_claim_that_cannot_be_renewed_is_no_error_and_one_that_cannot_be_made_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert take_shard(folder, claim(0)) == "taken"
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    renew_claim(folder, claim(0))
+    with pytest.raises(OSError, match=r"No space left on device: .*train-000001\.claim\.json"):
+        take_shard(folder, claim(1))

@@ -54,7 +54,7 @@ def test_from_nothing_to_a_finished_dataset(render_task: Task, out: Path) -> Non
     assert (state.shards_done, state.shards_in_progress, state.shards_missing) == (2, 0, 4)
     assert state.groups_done == 40 and state.eta_seconds is None and state.failures == ()
 
-    for index, pid, rate in ((0, 7, 4.0), (3, 7, 4.0), (2, 8, 2.0)):  # one worker holds two shards
+    for index, pid, rate in ((0, 7, 4.0), (3, 7, 0.0), (2, 8, 2.0)):  # one worker holds two shards, one just taken
         assert take_shard(out, claim(index, pid)) == "taken"
         renew_claim(out, claim(index, pid, groups_written=10 if index == 0 else 0, groups_per_second=rate))
     state = synthgen.status(out)
