@@ -3,8 +3,10 @@
 One dataset of the largest size, and its prefixes, in shuffled order; decoded images are not kept, so that every step
 reads from the tars whatever their number. Per size, in rounds that take turns:
 
-    reading    groups/s of the tar reader alone, in processes
+    reading    groups/s of the tar reader alone, in processes, over ten times the steps
     training   images/s of `contrast train`, and the share of the time that it waits for data
+
+Both begin with shards that are not open yet, as runs do; many shards take a while to be opened, once.
 
 The groups are those of one shard again and again, each shard a file of its own: 8 GB for 1.3M groups of 32 px. They are
 read once before, so the figures are those of files that fit the memory; the disk's own speed is not measured.
@@ -52,7 +54,7 @@ def write_repeated(directory: Path, *, num_groups: int, size: int) -> None:
 
 
 def read_steps(task: TrainTask) -> float:
-    """Groups per second of the tar reader alone, over the steps of the run."""
+    """Groups per second of the tar reader alone, over ten times the steps of a run."""
     options, batch_size = task.options, task.config.batch_size
     batches = open_batches(
         task.dataset,
@@ -62,7 +64,7 @@ def read_steps(task: TrainTask) -> float:
         num_workers=options.num_workers,
         memory_bytes=options.memory_bytes,
     )
-    steps = batches.steps(0, task.config.steps + 1)
+    steps = batches.steps(0, 10 * task.config.steps + 1)
     next(steps)  # the processes have started
     began = time.perf_counter()
     num_read = sum(len(batch.indices) for batch in steps)
@@ -101,7 +103,7 @@ main = Program()
 @click.option("--size", type=Count(), default="32", show_default=True, help="Pixels, height and width.")
 @click.option("--encoder", default="convnet-small", show_default=True, help="As in contrast train.")
 @click.option("--batch-size", type=Count(), default="128", show_default=True, help="Groups of a step.")
-@click.option("--steps", type=Count(), default="60", show_default=True, help="Steps of a turn.")
+@click.option("--steps", type=Count(), default="120", show_default=True, help="Steps of a turn.")
 @click.option("--workers", type=Count(), default="2", show_default=True, help="Decoding processes.")
 @click.option("--threads", type=Count(), help="Threads of a CPU operation.  [default: torch's choice]")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, auto.")
