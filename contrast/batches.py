@@ -161,7 +161,7 @@ class GroupBatches:
             upcoming = iter(range(first, last))
             for step in upcoming:
                 pending.append(pool.submit(self.load, step))
-                if len(pending) >= PREFETCHED_STEPS:
+                if len(pending) >= max(PREFETCHED_STEPS, 2 * self._num_workers):
                     break
             while pending:
                 batch = pending.popleft().result()

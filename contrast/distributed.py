@@ -37,6 +37,14 @@ class Place:
             value = value / self.world_size
         return float(value)
 
+    def agree(self, number: int) -> bool:
+        """Whether all processes have the same whole number."""
+        if self.world_size == 1:
+            return True
+        extremes = torch.tensor([number, -number], device=self.device)
+        dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
+        return int(extremes[0]) == -int(extremes[1])
+
 
 def resolve_device(name: str) -> torch.device:
     """The device of a name such as cpu, cuda, cuda:1, or auto (a GPU where there is one).

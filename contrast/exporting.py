@@ -147,6 +147,7 @@ def _load_lines(name: str, encoder: Encoder, *, format: str, image_size: int) ->
             "from contrast.encoders import build_encoder",
             f"model = build_encoder({name!r}, image_size={image_size})",
             "model.load_state_dict(load_file(file), strict=True)",
+            "model.eval()",
         )
     library, model = split_name(name) or ("torchvision", name)
     has_small_stem = image_size <= SMALL_IMAGE_SIZE and _was_large_stem(encoder.backbone)
@@ -159,6 +160,7 @@ def _load_lines(name: str, encoder: Encoder, *, format: str, image_size: int) ->
             f"model = timm.create_model({model!r}{arguments})",
             *stem,
             "model.load_state_dict(load_file(file), strict=True)",
+            "model.eval()",
         )
     if format == "torchvision" and library == "torchvision" and name != "convnet-small":
         import torchvision
@@ -171,6 +173,7 @@ def _load_lines(name: str, encoder: Encoder, *, format: str, image_size: int) ->
             f"model.set_submodule({classifier!r}, torch.nn.Identity())",
             *stem,
             "model.load_state_dict(torch.load(file, weights_only=True), strict=True)",
+            "model.eval()",
         )
     raise ValueError(f"encoder {name} is no model of {format}: use --format safetensors or onnx")
 

@@ -57,6 +57,8 @@ def match_classes(generated: Mapping[int, str], real: Mapping[int, str]) -> dict
         ValueError: a real class has no generated namesake.
     """
     ids = {name: label for label, name in generated.items()}
+    if not real:
+        raise ValueError("--mix: the real images have no classes; use an objective without labels, such as simclr")
     for name in real.values():
         if name not in ids:
             raise ValueError(

@@ -37,7 +37,7 @@ def save_run(
             f"the weights are beyond what float32 can compute with after step {step}, so no checkpoint was written: "
             "train with a smaller --learning-rate"
         )
-    # No state of a random generator: everything that is drawn is a function of the seed and the step.
+    # No state of a random generator: everything that is drawn is a function of the seed, the step and the rank.
     save_checkpoint(
         run / CHECKPOINT_NAME,
         {

@@ -134,6 +134,10 @@ def run_steps(
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(config, network)
     first_step, loss_of_record = resume_run(run, config, network, optimizer)
+    if not place.agree(first_step):
+        raise ValueError(
+            f"the processes found different checkpoints in {run}: give --out on a disk that all of them share"
+        )
     parallel = in_parallel(network, place, sync_batchnorm=config.sync_batchnorm)
     to_images = _pixel_transform(config, options)
 
@@ -173,6 +177,7 @@ def run_steps(
 
             # Pixels travel as uint8 and become floats on the device; all images of all groups (of a part, where the
             # batch is learnt from in parts) in one forward.
+            torch.manual_seed(_seed_of_step(config.seed, step, place.rank))  # for encoders with dropout
             draws = draw_augmentation(config.augment, count=num_images, seed=config.seed, step=step)
             step_loss = torch.zeros((), device=device)
             for part, part_rows in zip(batch.split(config.accumulate), rows, strict=True):
@@ -236,6 +241,10 @@ def run_steps(
         wait_share=meter.total_waited_seconds / seconds,
         seconds=seconds,
     )
+
+
+def _seed_of_step(seed: int, step: int, rank: int) -> int:
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
 
 
 def _pixel_transform(config: TrainConfig, options: RunOptions) -> Transform:

@@ -72,10 +72,17 @@ class DecodingProcesses:
 
     def start(self) -> None:
         """Starts the processes now, and waits until they are ready; they start when they are first needed otherwise."""
-        decoders = [self._idle.get() or _Decoder(self._dataset, self._shape) for _ in range(self._count)]
-        for decoder in decoders:
-            self._idle.put(decoder)
-            decoder.batch(np.empty(0, np.int64))
+        decoders = [self._idle.get() for _ in range(self._count)]
+        try:
+            started = [decoder or _Decoder(self._dataset, self._shape) for decoder in decoders]
+            decoders = [*started]
+            for decoder in started:
+                decoder.batch(np.empty(0, np.int64))
+        except (EOFError, ConnectionError) as error:
+            raise ValueError("a decoding process ended while it started; if memory is short, use fewer") from error
+        finally:
+            for place in decoders:
+                self._idle.put(place)
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """uint8 [B, K, height, width, 3] and int64 [B] labels, for at most `most_groups` groups.
@@ -94,6 +101,11 @@ class DecodingProcesses:
             raise ValueError(
                 f"a decoding process ended ({ended}); if the machine was short of memory, use fewer --workers"
             ) from error
+        except BaseException:
+            if decoder is not None and decoder.is_asked:  # Ctrl-C: its answer would be taken for the next one's
+                decoder.close()
+                decoder = None
+            raise
         finally:
             self._idle.put(decoder)
 
@@ -131,6 +143,8 @@ class _Decoder:
             theirs.close()
         self._shape = shape
         self._spare = list(range(1, _NUM_SLOTS))
+        self.is_asked = False
+        """Whether an answer is still to come."""
         self._connection = Connection(ours.detach())
         with suppress(ConnectionError):  # it is gone already: seen when the first batch is asked for
             self._connection.send((dataset, shape))
@@ -141,8 +155,10 @@ class _Decoder:
         memory = (ctypes.c_ubyte * math.prod(self._shape)).from_buffer(self._memory, slot * math.prod(self._shape))
         if slot:
             weakref.finalize(memory, self._spare.append, slot).atexit = False
+        self.is_asked = True
         self._connection.send((slot, indices))
         answer = self._connection.recv()
+        self.is_asked = False
         if isinstance(answer, Exception):
             raise answer
         images = np.frombuffer(memory, np.uint8).reshape(self._shape)[: len(indices)]

@@ -4,8 +4,8 @@
     python tools/gate.py --readers tar,ffcv    # the same through every reader
     python tools/gate.py --short               # two CPU cores, under 20 minutes: an order that has to come out
 
-The photographs go through shards like rendered groups do. Interrupted, the same command goes on; what is trained
-already is used again.
+The photographs go through shards like rendered groups do. Interrupted, the same command goes on; what this very code
+has trained already is used again: runs lie in a folder named after it.
 
 The full form is the usual recipe (ResNet-18 with the CIFAR stem, batch 512, SGD 0.06 * batch / 256, weight decay 5e-4,
 temperature 0.5, crops from 0.2 of the area, grayscale 0.1, head 512-1024-128, 100 epochs). The short form asks that
@@ -15,6 +15,7 @@ untrained encoder, in every seed, by kNN.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ import contrast
 import shards
 from contrast.augment import AugmentConfig
 from contrast.commands.lists import Names
-from contrast.evaluation.results import Score, read_evaluation
+from contrast.evaluation.results import Score
 from contrast.runlog import read_metrics
 from shards.atomic import write_atomically
 from shards.console import Count
@@ -88,10 +89,10 @@ def gate(
     for split, folder in parts.items():
         shards.from_images(data, out=folder, split=split)
     if short:
-        result = run_short(parts, out / "short", seeds=seeds, n=n, steps=steps, device=device)
+        result = run_short(parts, out / f"short-{hash_of_code()}", seeds=seeds, n=n, steps=steps, device=device)
         lines = format_short(result)
     else:
-        result = run_full(parts, out / "full", readers=readers, device=device)
+        result = run_full(parts, out / f"full-{hash_of_code()}", readers=readers, device=device)
         lines = format_full(result)
     result["machine"] = describe_machine(("torch", "torchvision", "numpy"))
     path = out / ("short.json" if short else "full.json")
@@ -100,6 +101,13 @@ def gate(
     click.echo(json.dumps(result, indent=1) if as_json else "\n".join(lines))
     if not result["passed"]:
         click.get_current_context().exit(1)
+
+
+def hash_of_code() -> str:
+    """Eight hexadecimal digits of the sources that the figures depend on."""
+    folders = (Path(contrast.__file__).parent, Path(shards.__file__).parent)
+    files = [Path(__file__), *(path for folder in folders for path in sorted(folder.rglob("*.py")))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -196,11 +204,7 @@ def score_run(
     device: str,
     random: bool = False,
 ) -> dict[str, Score]:
-    """Rows of the run's table, from its evaluate.json where that is of these weights and images."""
-    kept = read_evaluation(run)
-    last_step = read_metrics(run)[-1]["step"]
-    if kept is not None and kept.step == last_step and kept.tests and kept.tests[0].data == str(parts["test"]):
-        return kept.tests[0].scores
+    """Rows of the run's table."""
     evaluation = contrast.eval(
         run=run,
         data=str(parts["test"]),

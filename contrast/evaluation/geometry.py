@@ -26,9 +26,11 @@ def rankme(features: ndarray) -> float:
     """Effective rank of a feature matrix [N, dim]: exp of the entropy of its normalised singular values.
 
     Garrido, Balestriero, Najman and LeCun 2023, "RankMe", equation 1: p_k = s_k / |s|_1 + epsilon. Not centred, as
-    there. No labels are used. Depends on N where N is not many times dim, so compare equal N only.
+    there. No labels are used. Depends on N where N is not many times dim, so compare equal N only. Of more than
+    RANKME_IMAGES rows, so many are taken, evenly: images of a folder lie class by class.
     """
-    values = torch.linalg.svdvals(torch.from_numpy(features[:RANKME_IMAGES]).double()).numpy()
+    spread = np.linspace(0, len(features) - 1, min(len(features), RANKME_IMAGES)).round().astype(np.int64)
+    values = torch.linalg.svdvals(torch.from_numpy(features[spread]).double()).numpy()
     total = values.sum()
     return _exponential_of_entropy(values / total + RANKME_EPSILON) if total > 0 else 1.0
 

@@ -112,7 +112,9 @@ def num_groups_seen(trained_on: TrainedOn, dataset: GroupDataset) -> int:
         has_seen = trained_on.recipe_id == dataset.manifest.recipe.id
     else:
         has_seen = trained_on.anchors_id == _anchors_of(dataset)
-    return min(trained_on.num_groups, len(dataset)) if has_seen else 0
+    has_mixed_in = trained_on.mixed_recipe_id == dataset.manifest.recipe.id
+    mixed = (trained_on.mixed_num_groups or 0) if has_mixed_in else 0
+    return min(max(trained_on.num_groups if has_seen else 0, mixed), len(dataset))
 
 
 def _anchors_of(dataset: GroupDataset) -> str:

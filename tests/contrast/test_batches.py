@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +109,22 @@ def test_damage_reaches_the_loop_that_waits_for_it(groups: Path) -> None:
 
     with pytest.raises(OSError, match="disk gone"):
         list(GroupBatches(Broken(), batch_size=8, seed=0).steps(0, 3))
+
+
+def test_as_many_batches_are_decoded_at_once_as_there_are_workers(groups: Path) -> None:
+    class Together:
+        """Decodes only when six are at it."""
+
+        num_images, image_size = 2, 16
+
+        def __init__(self) -> None:
+            self.barrier = threading.Barrier(6, timeout=20)
+
+        def __len__(self) -> int:
+            return 96
+
+        def batch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            self.barrier.wait()
+            return GroupDataset(groups).batch(indices)
+
+    assert len(list(GroupBatches(Together(), batch_size=8, seed=0, num_workers=6, memory_bytes=0).steps(0, 12))) == 12

@@ -157,6 +157,8 @@ def test_classes_meet_by_name() -> None:
     assert match_classes({3: "cat", 5: "dog"}, {0: "dog", 1: "cat"}) == {0: 5, 1: 3}
     with pytest.raises(ValueError, match="have no class 'frog'; use an objective without labels"):
         match_classes({3: "cat"}, {0: "frog"})
+    with pytest.raises(ValueError, match="the real images have no classes; use an objective without labels"):
+        match_classes({3: "cat"}, {})
 
 
 def test_rows_of_the_ranks_are_the_batch() -> None:

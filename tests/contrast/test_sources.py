@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,6 +102,14 @@ def test_shards_are_cut_by_index_range(groups: Path) -> None:
     assert not test.is_real and "77…95" in test.name
     assert np.array_equal(test.pixels, dataset.batch(range(77, 96))[0][:, 0])  # the anchors
     assert [test.class_names[label] for label in test.labels] == [dataset[i].class_name for i in range(77, 96)]
+
+
+def test_real_images_that_were_mixed_into_training_are_not_tested_on(groups: Path) -> None:
+    recipe_id = GroupDataset(groups).manifest.recipe.id
+    generated = TrainedOn(recipe_id="0" * 64, num_groups=500, num_images=2, image_size=16, class_names={})
+    mixed = dataclasses.replace(generated, mixed_recipe_id=recipe_id, mixed_num_groups=90)
+    assert len(load_pair(str(groups), image_size=16, trained_on=generated)[1]) == 19
+    assert len(load_pair(str(groups), image_size=16, trained_on=mixed)[1]) == 6
 
 
 def test_groups_that_were_trained_on_are_not_tested_on(groups: Path) -> None:

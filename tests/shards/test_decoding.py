@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,36 @@ def test_a_killed_process_is_named_and_replaced(decoding: DecodingProcesses) -> 
     with pytest.raises(ValueError, match=r"a decoding process ended \(Killed\); if the machine was short of memory"):
         decoding.batch([0])
     assert len(decoding.batch([0, 1])[0]) == 2
+
+
+def test_an_answer_that_nobody_waited_for_is_not_given_to_the_next(
+    decoding: DecodingProcesses, groups: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoding.start()
+    before = pids(decoding)
+    with monkeypatch.context() as patched:
+        patched.setattr(Connection, "recv", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            decoding.batch([0, 1])
+    images, labels = decoding.batch([7, 8])
+    expected_images, expected_labels = GroupDataset(groups).batch([7, 8])
+    assert np.array_equal(images, expected_images) and np.array_equal(labels, expected_labels)
+    assert len(set(before) - set(pids(decoding))) == 1  # whose answer was pending
+
+
+def interrupt(connection: Connection) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_process_that_cannot_start_is_an_error_and_not_a_wait(
+    decoding: DecodingProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", "/bin/false")
+        with pytest.raises(ValueError, match="a decoding process ended while it started"):
+            decoding.start()
+    decoding.close()
+    assert len(decoding.batch([0])[0]) == 1
 
 
 def test_closing_ends_the_processes_and_a_later_batch_starts_new_ones(decoding: DecodingProcesses) -> None:
