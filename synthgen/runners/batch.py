@@ -8,6 +8,7 @@ A runner knows which shards exist, which are done, how to run a task, and that a
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,7 +82,7 @@ class Batch:
 
 def _found_everywhere(text: Any) -> Any:
     """The absolute path where an option names a file; a task may run in another folder."""
-    return str(Path(text).absolute()) if isinstance(text, str) and Path(text).is_file() else text
+    return str(Path(text).absolute()) if isinstance(text, str) and os.path.isfile(text) else text
 
 
 @contextmanager
