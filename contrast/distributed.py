@@ -13,6 +13,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+
+# DistributedDataParallel imports this module, whose functions take the group there is by then for a default: the group
+# would outlive its end, and a thread of gloo that lets go of a tensor while Python shuts down aborts the process.
+import torch.distributed.nn.functional
 from torch import Tensor
 
 

@@ -21,8 +21,8 @@ class Recipe:
     """Everything that decides the pixels of group i. Not the number of groups, of shards, or of devices."""
 
     source: Mapping[str, JSON]
-    """Where images come from: generator, weights_sha256, truncation, and class_weights where classes are not alike; or,
-    for real images, their collection."""
+    """Where images come from: generator, weights_sha256, truncation, config_sha256 where its configuration is its own,
+    and class_weights where classes are not alike; or, for real images, their collection."""
     classes: tuple[int, ...]
     """Class ids that take part, ascending; empty where there are no labels."""
     views: tuple[Mapping[str, JSON], ...]

@@ -161,6 +161,8 @@ def make_recipe(config: RenderConfig, generator: Generator) -> Recipe:
         "weights_sha256": generator.weights_sha256,
         "truncation": float(config.truncation),
     }
+    if generator.config_sha256 is not None:
+        source["config_sha256"] = generator.config_sha256
     if config.class_weights is not None:
         weights = parse_class_weights(config.class_weights, classes=classes, **known)
         if weights:  # alike, they are no weights: the recipe is the one without

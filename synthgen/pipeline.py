@@ -31,6 +31,7 @@ import torch
 from shards.codec import encode_image
 from shards.recipe import Recipe, RenderSettings
 from shards.writer import ShardWriter
+from synthgen.adapters.pixels import to_pixels
 from synthgen.adapters.protocol import Generator
 from synthgen.devices import (
     count_encode_threads,
@@ -64,6 +65,7 @@ class _Rendered(NamedTuple):
 
     draws: Draws
     buffer: torch.Tensor  # uint8 [K, B, H, W, 3] on the host
+    finite: torch.Tensor  # bool [K] on the host: whether pass k gave numbers, and not NaN or infinity
     events: tuple[torch.cuda.Event, torch.cuda.Event] | None  # around the forward passes; None on a CPU
 
 
@@ -72,7 +74,8 @@ class ShardRenderer:
 
     Args:
         directory: the dataset's folder, locked by the caller.
-        generator: at the recipe's truncation, on `device`, in the dtype of `render`.
+        generator: at the recipe's truncation, on `device`, in the dtype of `render`. Its `render` is not called but
+            its `sample`, whose images are looked at before they are pixels.
         vectors: files with the walks or directions that the recipe's view policies name.
     """
 
@@ -109,7 +112,7 @@ class ShardRenderer:
         """Renders and publishes the shards in the given order; on_groups is told of every few groups written.
 
         Raises:
-            ValueError: the device ran out of memory.
+            ValueError: the device ran out of memory, or the generator gave NaN or infinity.
             OSError: the disk is full or not writable. Shards published before stay; of the others nothing remains.
         """
         in_flight: deque[Future[int]] = deque()
@@ -159,13 +162,17 @@ class ShardRenderer:
         self._add_busy(shard, "draw", drawn - began)
         buffer = self._buffers.popleft()  # there is one for every block in flight
         with explain_out_of_memory(self._device, batch_size=self._render.batch_size):
-            events = self._generate(draws, buffer)
+            finite, events = self._generate(draws, buffer)
         if events is None:
             self._add_busy(shard, "generate", time.perf_counter() - drawn)
-        return _Rendered(draws, buffer, events)
+        return _Rendered(draws, buffer, finite, events)
 
-    def _generate(self, draws: Draws, buffer: torch.Tensor) -> tuple[torch.cuda.Event, torch.cuda.Event] | None:
+    @torch.inference_mode()
+    def _generate(
+        self, draws: Draws, buffer: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple[torch.cuda.Event, torch.cuda.Event] | None]:
         on_gpu = self._device.type == "cuda"
+        finite = torch.empty(len(buffer), dtype=torch.bool, pin_memory=on_gpu)
         latents, labels = torch.from_numpy(draws.latents), torch.from_numpy(draws.labels).clamp(min=0)
         with on_device(self._device):  # pinning too: elsewhere it would open a context on the first GPU
             events = None
@@ -176,19 +183,25 @@ class ShardRenderer:
             latents = latents.to(self._device, non_blocking=True)
             labels = labels.to(self._device, non_blocking=True)
             for member in range(len(latents)):
-                pixels = self._generator.render(latents[member], labels, size=self._size)
-                buffer[member].copy_(pixels, non_blocking=True)
+                images = self._generator.sample(latents[member], labels)
+                finite[member].copy_(images.isfinite().all(), non_blocking=True)
+                buffer[member].copy_(to_pixels(images, size=self._size), non_blocking=True)
             if events is not None:
                 events[1].record()
-        return events
+        return finite, events
 
     def _encode(
         self, shard: _Shard, block: BlockPlan, rendered: Future[_Rendered]
     ) -> tuple[Draws, list[list[bytes]], list[bytes | None]]:
-        draws, buffer, events = rendered.result()
+        draws, buffer, finite, events = rendered.result()
         if events is not None:
             events[1].synchronize()  # sleeps without the interpreter's lock
             self._add_busy(shard, "generate", events[0].elapsed_time(events[1]) / 1000)
+        if not finite.all():
+            raise ValueError(
+                f"{self._generator.name} gave NaN or infinity in the images of groups {block.first} to "
+                f"{block.first + block.size - 1}: check its weights, or give --dtype float32"
+            )
         began = time.perf_counter()
         pixels = buffer.numpy()
         kept = range(block.kept.start, block.kept.stop)

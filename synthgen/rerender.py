@@ -41,8 +41,9 @@ def load_recorded_generator(
     """The generator that a recipe names, with the very weights that it names.
 
     Args:
-        named: the generator as the user named it, if at all. A function module:function is run only when it was: a
-            manifest may be a stranger's, and importing what it names would let it run any code that is here.
+        named: the generator as the user named it, if at all; of a .pt2 file its path. A function module:function is
+            run only when it was: a manifest may be a stranger's, and importing what it names would let it run any code
+            that is here.
 
     Raises:
         ValueError: no generator made these images, another one was named, a function was not, or its weights are
@@ -53,18 +54,23 @@ def load_recorded_generator(
         named = ", ".join(f"{name} {value}" for name, value in source.items())
         raise ValueError(f"no generator made these images ({named}): there is nothing to render again")
     name, wanted = str(source["generator"]), str(source["weights_sha256"])
-    if named not in (None, name):
+    if named is not None and name not in (named, Path(named).name):
         raise ValueError(f"{name} made these images, not {named}: leave --generator away, or give --generator {name}")
     if named is None and name not in GENERATORS and kind_of_name(name) == "function":
         raise ValueError(f"{name} made these images: if you trust that function, say so with --generator {name}")
     with on_device(device), explain_out_of_memory(device, batch_size=batch_size):
         generator = load_generator(
-            name, weights=weights, truncation=float(source["truncation"]), device=device, dtype=dtype
+            named or name, weights=weights, truncation=float(source["truncation"]), device=device, dtype=dtype
         )
     if generator.weights_sha256 != wanted:
         raise ValueError(
             f"weights_sha256: the dataset was rendered with the weights {wanted[:12]}… of {name}, those here are "
             f"{generator.weights_sha256[:12]}…: give --weights the folder or file that holds the former"
+        )
+    if generator.config_sha256 != source.get("config_sha256"):
+        raise ValueError(
+            f"config_sha256: the dataset was rendered with another configuration of {name} than the one beside these "
+            "weights: give --weights the folder that holds both"
         )
     return generator
 

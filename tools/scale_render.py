@@ -47,7 +47,7 @@ _T = TypeVar("_T")
 class Clouds:
     """A generator without a network: the first 48 numbers of a latent are a 4 x 4 picture, enlarged smoothly."""
 
-    name, weights_sha256, latent_dim = "clouds", "0" * 64, 128
+    name, weights_sha256, config_sha256, latent_dim = "clouds", "0" * 64, None, 128
 
     def __init__(self, *, image_size: int, num_classes: int = 1000) -> None:
         self.image_size, self.num_classes = image_size, num_classes

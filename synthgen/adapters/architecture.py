@@ -47,9 +47,13 @@ PUBLISHED_CONFIGS: Mapping[str, dict[str, Any]] = {
 }
 
 
+CONFIG_FIELDS = tuple(_published(0, []))
+"""All that a configuration says of the network."""
+
+
 def check_config(config: Mapping[str, Any]) -> None:
     """Raises ValueError unless this describes a network that the published package can build and run."""
-    missing = [field for field in _published(0, []) if field not in config]
+    missing = [field for field in CONFIG_FIELDS if field not in config]
     if missing:
         raise ValueError(f"it lacks {', '.join(missing)}")
     size, layers = config["output_dim"], config["layers"]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from synthgen.adapters.folded_biggan import FoldedBigGAN, remove_spectral_norms
 from synthgen.adapters.pixels import to_pixels
-from synthgen.adapters.weight_files import WeightFiles
+from synthgen.adapters.weight_files import WeightFiles, default_class_names, identify_config
 
 
 class BigGANGenerator:
@@ -34,6 +34,7 @@ class BigGANGenerator:
         self.latent_dim = int(files.config["z_dim"])
         self.num_classes = int(files.config["num_classes"])
         self.class_names = files.class_names or default_class_names(self.num_classes)
+        self.config_sha256 = identify_config(name, files.config, self.class_names)
         self.network = network
 
     @torch.inference_mode()
@@ -116,12 +117,3 @@ def _read_state(files: WeightFiles) -> Mapping[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ValueError(f"{files.path} holds no table of tensors: {fix}")
     return state
-
-
-def default_class_names(num_classes: int) -> tuple[str, ...]:
-    """ImageNet's names for a thousand classes, numbers otherwise."""
-    if num_classes == 1000:
-        from torchvision.models import ResNet50_Weights
-
-        return tuple(ResNet50_Weights.DEFAULT.meta["categories"])
-    return tuple(str(label) for label in range(num_classes))

@@ -106,7 +106,7 @@ class _ProgramModel:
         with warnings.catch_warnings():
             # Torch 2.6 warns of every constant of a graph, whose place in the module it fills in a moment later.
             warnings.filterwarnings("ignore", message=r"Attempted to insert a get_attr|Node .* does not reference")
-            self._module = program.module()
+            self._module = program.module().requires_grad_(False)
 
     def _read_latents(self, latents: Tensor) -> None:
         shape = list(latents.shape)

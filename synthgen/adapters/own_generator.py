@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synthgen.adapters.biggan import default_class_names
 from synthgen.adapters.pixels import to_pixels
 from synthgen.adapters.protocol import Generator
+from synthgen.adapters.weight_files import default_class_names
 from synthgen.draws import draw_truncated_normal
 
 _LARGEST_IMAGE_SIZE = 4096
@@ -28,7 +28,8 @@ class OwnGenerator:
     """A user's model behind our protocol; see `synthgen.adapters.protocol.Generator`.
 
     Args:
-        model: has image_size, latent_dim and sample(latents, labels); num_classes and class_names where it has classes.
+        model: has image_size, latent_dim and sample(latents, labels); num_classes and class_names where it has classes;
+            num_layers, latent_weights and activations where its layers can be read.
         name: what the recipe calls it.
         weights_sha256: identity of the weights.
         dtype: number format that the model runs in.
@@ -51,9 +52,13 @@ class OwnGenerator:
                 "synthgen.adapters.weight_files.file_sha256(path)"
             )
         self.weights_sha256 = str(weights_sha256)
+        self.config_sha256 = None
         if not callable(getattr(model, "sample", None)):
             raise ValueError(f"{name}: its object has no method sample: give it sample(latents, labels) -> images")
         self._model = model
+        for part in ("num_layers", "latent_weights", "activations"):  # of a LayeredGenerator
+            if hasattr(model, part):
+                setattr(self, part, getattr(model, part))
 
     @torch.inference_mode()
     def sample(self, latents: Tensor, labels: Tensor) -> Tensor:
@@ -62,6 +67,24 @@ class OwnGenerator:
         Raises:
             ValueError: the model failed, or gave something else.
         """
+        return self._images(latents, labels)
+
+    @torch.inference_mode()
+    def render(self, latents: Tensor, labels: Tensor, *, size: int | None = None) -> Tensor:
+        """Pixels [B, H, W, 3], uint8, on the generator's device; resized to `size` where it is given."""
+        return to_pixels(self.sample(latents, labels), size=size)
+
+    def differentiable(self, latents: Tensor, labels: Tensor) -> Tensor:
+        """Images as `sample` gives them, through which gradients reach the latents.
+
+        Raises:
+            ValueError: as `sample`, or it takes batches of one size alone.
+        """
+        if self.fixed_batch_size is not None:
+            raise ValueError(f"{self.name} takes batches of {self.fixed_batch_size} alone: export it for any batch")
+        return self._images(latents, labels)
+
+    def _images(self, latents: Tensor, labels: Tensor) -> Tensor:
         try:
             images = self._model.sample(latents, labels)
         except torch.OutOfMemoryError:
@@ -84,11 +107,6 @@ class OwnGenerator:
                 "move the model to the device that it is given"
             )
         return images.float()
-
-    @torch.inference_mode()
-    def render(self, latents: Tensor, labels: Tensor, *, size: int | None = None) -> Tensor:
-        """Pixels [B, H, W, 3], uint8, on the generator's device; resized to `size` where it is given."""
-        return to_pixels(self.sample(latents, labels), size=size)
 
 
 def probe_generator(generator: Generator, *, batch_size: int, device: torch.device, truncation: float = 1.0) -> None:

@@ -32,7 +32,8 @@ def export_program(
 
     Args:
         network: in eval mode; forward(latents [B, latent_dim]) or, with classes, forward(latents, labels [B] int64),
-            giving images [B, 3, H, H] in [-1, 1]. Its parameters' dtype and device are kept.
+            giving images [B, 3, H, H] in [-1, 1]. Its parameters' dtype is kept; the program is written for the CPU,
+            from where it is moved to any device.
         batch_size: None for any batch; a number for networks that can only be traced at one.
 
     Raises:
@@ -62,6 +63,10 @@ def export_program(
             f"torch.export cannot trace {type(network).__name__} ({type(error).__name__}: {reason}): give a "
             "batch_size, or bring it as module:function"
         ) from error
+    if weights.device.type != "cpu":
+        from torch.export.passes import move_to_device_pass
+
+        program = move_to_device_pass(program, "cpu")
     extra = {"num_classes": num_classes, "class_names": list(class_names)}
     with warnings.catch_warnings():
         # Weights in channels-last layout are written in that layout, and torch warns that they might not be.

@@ -103,7 +103,7 @@ def read_program_file(path: Path) -> ProgramFile:
             f"{path} holds {error}, and is not loaded: ask for a program as torch.export.save writes it, with plain "
             "tensors and torch's own operators"
         ) from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:  # RuntimeError: an encrypted part
         raise ValueError(f"{path} cannot be read as a program ({_reason(error)}): export it again") from error
     rebuilt.seek(0)
     return ProgramFile(archive=rebuilt, sha256=hashlib.sha256(data).hexdigest(), extra=extra)

@@ -23,6 +23,13 @@ class Generator(Protocol):
         """sha256 (hex) of the weights file: part of the recipe."""
 
     @property
+    def config_sha256(self) -> str | None:
+        """sha256 (hex) of what else makes the images and is not in the weights file; None for what the name stands for.
+
+        Part of the recipe where it is not None.
+        """
+
+    @property
     def image_size(self) -> int:
         """Height and width of its images in pixels."""
 

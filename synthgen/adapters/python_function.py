@@ -61,6 +61,8 @@ def load_from_function(
         model = function(**{key: offered[key] for key in wanted})
     except Exception as error:
         raise ValueError(f"{name} failed ({describe_error(error)}); SHARDS_TRACEBACK=1 shows where") from error
+    if digest is not None and weights is not None and file_sha256(weights) != digest:
+        raise ValueError(f"{weights} changed while it was loaded: run the same command again when it is complete")
     stated = getattr(model, "weights_sha256", None)
     if stated is None and digest is None:
         raise ValueError(

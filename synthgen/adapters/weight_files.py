@@ -1,20 +1,22 @@
 """Finding a generator's weights and configuration on disk, and fetching them where they are published.
 
 Three places, in this order: the folder or file given by --weights; the package (the built-in generator) or the cache
-folder (the published ones); the published address. What was found is identified by the sha256 of the weights file.
+folder (the published ones); the published address. What was found is identified by the sha256 of the weights file, and
+of its configuration where that is not the one that the generator is known by.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-from synthgen.adapters.architecture import PUBLISHED_CONFIGS, check_config
+from shards.canonical import canonical_json, normalised_numbers, plain_copy
+from synthgen.adapters.architecture import CONFIG_FIELDS, PUBLISHED_CONFIGS, check_config
 
 PACKAGE_FOLDER = Path(__file__).parent / "weights"
 
@@ -44,6 +46,32 @@ class WeightFiles:
                 f"put the original file back{_reinstall(self.path)}"
             )
         return digest
+
+
+def identify_config(name: str, config: Mapping[str, Any], class_names: Sequence[str]) -> str | None:
+    """sha256 (hex) of a configuration and its class names; None for those that the generator is known by.
+
+    Known are what the package holds for the built-in generator, and the published ones.
+
+    Raises:
+        ValueError: the package lacks its own.
+    """
+    described = _describe(config, class_names)
+    if name in PUBLISHED_CONFIGS:
+        known = _describe(PUBLISHED_CONFIGS[name], default_class_names(1000))
+    else:
+        package = require_weights(name)
+        known = _describe(package.config, package.class_names)
+    return None if described == known else hashlib.sha256(described.encode()).hexdigest()
+
+
+def default_class_names(num_classes: int) -> tuple[str, ...]:
+    """ImageNet's names for a thousand classes, numbers otherwise."""
+    if num_classes == 1000:
+        from torchvision.models import ResNet50_Weights
+
+        return tuple(ResNet50_Weights.DEFAULT.meta["categories"])
+    return tuple(str(label) for label in range(num_classes))
 
 
 def file_sha256(path: str | Path) -> str:
@@ -146,6 +174,12 @@ def _with_config_file(path: Path, config_path: Path) -> WeightFiles:
     if names and len(names) != config["num_classes"]:
         raise ValueError(f"{config_path} names {len(names)} of {config['num_classes']} classes: {fix}")
     return WeightFiles(path=path, config=config, class_names=names, expected_sha256=data.get("sha256"))
+
+
+def _describe(config: Mapping[str, Any], class_names: Sequence[str]) -> str:
+    """One text for configurations that make the same network, and names."""
+    fields = {field: config[field] for field in CONFIG_FIELDS}
+    return canonical_json(normalised_numbers(plain_copy({**fields, "class_names": list(class_names)}, "config")))
 
 
 def _first_file(folder: Path, *names: str) -> Path | None:

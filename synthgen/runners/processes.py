@@ -89,6 +89,7 @@ def _requests(job: RenderJob, config: RenderConfig, shards: Sequence[ShardPlan],
     return [
         {
             "config": plain | {"devices": str(device)},
+            "recipe_id": job.recipe.id,
             "cores": sorted(share_cores(number, len(job.devices))),
             "task": task,
             "shards": [asdict(shard) for shard in shards],

@@ -58,6 +58,11 @@ def _render(request: dict[str, Any]) -> None:
     config = RenderConfig(**request["config"])
     assert config.out == Path(request["config"]["out"])
     job = prepare_job(config)
+    if job.recipe.id != request["recipe_id"]:
+        raise ValueError(
+            f"the generator on {config.devices} is not the one that the job began with: its weights or "
+            "files were replaced meanwhile; put them back, and the same command resumes"
+        )
     Worker(job, task=request["task"]).run([ShardPlan(**shard) for shard in request["shards"]])
 
 

@@ -94,8 +94,9 @@ def fit_walks(
             )
             errors = walk_errors(generator, walks, latents, labels, alphas, edits=edits)
             loss = errors.mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            walks.grad = _gradient(loss, walks)
+            if walks.grad is None:
+                raise ValueError(f"{generator.name} lets no gradients through: leave torch.no_grad out of its sample")
             optimizer.step()
             progress.advance(1, **({"loss": f"{loss.item():.4f}"} if step % 10 == 0 else {}))
     return walks.detach().float().cpu()
@@ -124,6 +125,11 @@ def walk_errors(
         walked.transpose(0, 1).reshape(-1, generator.latent_dim), labels.repeat(len(edits))
     )
     return masked_errors(images, torch.cat(targets), torch.cat(masks)).view(len(edits), -1).t()
+
+
+def _gradient(loss: Tensor, walks: Tensor) -> Tensor | None:
+    """Of the walks alone, and of no weight; None where none arrives."""
+    return torch.autograd.grad(loss, walks, allow_unused=True)[0] if loss.requires_grad else None
 
 
 def masked_errors(images: Tensor, targets: Tensor, masks: Tensor) -> Tensor:

@@ -40,8 +40,8 @@ def draw_strips(
     rows = []
     for edit in names:
         for sample, name in enumerate(shown.names):
-            strip = _walked(found, edit, shown.anchors[sample], alphas).to(shown.device)
-            images = shown.generator.sample(strip, shown.labels[sample].expand(len(strip)))
+            strip = _walked(found, edit, shown.anchors[sample], alphas)
+            images = shown.images(strip, shown.labels[sample].expand(len(strip)))
             rows.append(SheetRow(name=edit, detail=name, images=_to_images(images)))
             if pixels and edit in EDITS:
                 edited = _edited(images[_NUM_ALPHAS // 2], edit, alphas)
@@ -57,10 +57,11 @@ def draw_strips(
     return write_sheet(path, sheet)
 
 
-def _walked(walks: VectorSet, edit: str, anchor: NDArray[np.float64], alphas: NDArray[np.float64]) -> torch.Tensor:
+def _walked(
+    walks: VectorSet, edit: str, anchor: NDArray[np.float64], alphas: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Latents [alphas, latent_dim] along one walk through an anchor [latent_dim]."""
-    steps = alphas[:, None] * walks.matrix[walks.names.index(edit)]
-    return torch.from_numpy((anchor + steps).astype(np.float32))
+    return anchor + alphas[:, None] * walks.matrix[walks.names.index(edit)]
 
 
 def _edited(anchor: torch.Tensor, edit: str, alphas: NDArray[np.float64]) -> torch.Tensor:

@@ -44,7 +44,8 @@ class Angular:
     ) -> tuple[NDArray[np.float64], list[dict[str, Any]]]:
         """Latents [B, dim] of the views and, per view, its policy and the angle that was drawn."""
         count, dim = anchor.shape
-        assert dim > 1, "on a line there is nothing to turn"
+        if dim < 2:
+            raise ValueError("angular views turn latents, and one of a single number cannot be turned: use gaussian")
         uniform = draw_uniform(seed=seed, stream=f"view/{view}/degrees", first=first, count=count, dim=1)
         degrees = np.round(self.degrees * uniform, 6)  # applied as stored
         across = draw_normal(seed=seed, stream=f"view/{view}", first=first, count=count, dim=dim)

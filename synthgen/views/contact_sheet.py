@@ -9,10 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from shards.sheet import SheetRow, check_sheet_path, draw_rows, write_sheet
+from synthgen.adapters.pixels import to_pixels
 from synthgen.views import ViewPolicy, policy_from_options
 from synthgen.views.samples import SampleOptions
 
@@ -45,10 +43,7 @@ def draw_contact_sheet(
     for _, _, made in columns:
         drawn = made.latents(shown.anchors, seed=options.seed, view=0, first=0, truncation=options.truncation)
         latents.append(drawn[0])
-    pixels = [
-        shown.generator.render(torch.from_numpy(z.astype(np.float32)).to(shown.device), shown.labels).cpu()
-        for z in latents
-    ]
+    pixels = [to_pixels(shown.images(z)) for z in latents]
     rows = [
         SheetRow(name=name, detail=f"group {sample}", images=[column[sample].numpy() for column in pixels])
         for sample, name in enumerate(shown.names)

@@ -22,7 +22,8 @@ class Directions:
     """z_view = z + truncation * std * sum over k of s_k d_k, s_k ~ TN(-2, 2), d_k unit directions; the class stays.
 
     Directions by SeFa (Shen and Zhou 2021) or as in GANSpace (Härkönen et al. 2020), from `synthgen directions`. At
-    std 1 a view differs from its anchor along each direction as much as two latents do, and not at all across them.
+    std 1 the step along each direction varies as the latents do (two of them differ by sqrt 2 of that); across them
+    there is none.
     """
 
     directions: VectorSet

@@ -32,6 +32,21 @@ class Samples:
     names: Sequence[str]
     """Of every anchor's class, or its number."""
 
+    def images(self, latents: NDArray[np.float64], labels: torch.Tensor | None = None) -> torch.Tensor:
+        """Images [N, 3, H, W] of latents [N, latent_dim], in [-1, 1], on the CPU; labels [N], the anchors' when None.
+
+        A generator that takes batches of one size alone is given such, the last one filled up.
+        """
+        rows = torch.from_numpy(latents.astype(np.float32)).to(self.device)
+        labels = self.labels if labels is None else labels
+        size = self.generator.fixed_batch_size or len(rows)
+        padding = -len(rows) % size
+        rows = torch.cat([rows, rows[:1].expand(padding, -1)])
+        labels = torch.cat([labels, labels[:1].expand(padding)])
+        parts = zip(rows.split(size), labels.split(size), strict=True)
+        images = torch.cat([self.generator.sample(part, part_labels).cpu() for part, part_labels in parts])
+        return images[: len(latents)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions:

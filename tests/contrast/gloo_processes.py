@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from contrast.config import TrainConfig
-from contrast.distributed import process_group
+from contrast.distributed import Place, process_group
 from contrast.losses import multi_positive_loss
 from contrast.network import averaging_gradients
 from contrast.objectives import OBJECTIVES, GroupFacts, Objective, Targets, build_objective
@@ -56,39 +57,52 @@ def targets_of(data: dict[str, Tensor], groups: slice | list[int]) -> tuple[Tens
     return data["inputs"].unflatten(0, (8, 2))[groups].flatten(0, 1), targets
 
 
+def learn_and_train(place: Place, data: dict[str, Tensor], groups: str, run: str) -> dict[str, Any]:
+    """The loss and the gradient of every objective, and three training runs."""
+    network = linear(data["weight"])
+    parallel = DistributedDataParallel(network)
+    rows = data["inputs"].chunk(place.world_size)[place.rank]
+    ids = data["ids"].chunk(place.world_size)[place.rank]
+    loss = multi_positive_loss(parallel(rows), ids, temperature=0.2)
+    loss.backward()
+    mean_loss = place.mean(loss.detach())
+    found: dict[str, Any] = {"loss": mean_loss, "gradient": network.weight.grad}
+    for name in OBJECTIVES:
+        objective = build_objective(TrainConfig(steps=1, objective=name, batch_size=8), FACTS)
+        for num_parts in (1, 2):
+            network = linear(data["weight"])
+            size = 8 // place.world_size // num_parts
+            firsts = range(place.rank * size * num_parts, (place.rank + 1) * size * num_parts, size)
+            parts = [targets_of(data, slice(first, first + size)) for first in firsts]
+            total, gradient = learn(objective, DistributedDataParallel(network), parts, weight=network.weight)
+            found[f"{name}/{num_parts}"] = {"loss": place.mean(total), "gradient": gradient}
+    config = TrainConfig(steps=4, batch_size=16, head_hidden_dim=32, head_dim=16)
+    options = RunOptions(device="cpu", log_every=2, quiet=True)
+    train_encoder(config, shards=groups, out=run, options=options)
+    parted = dataclasses.replace(config, steps=2, mix_share=0.25, accumulate=2)
+    train_encoder(parted, shards=groups, mix=groups, out=f"{run}-in-parts", options=options)
+    try:
+        synced = dataclasses.replace(config, sync_batchnorm=True)
+        train_encoder(synced, shards=groups, out=f"{run}-synced", options=options)
+    except ValueError as error:
+        found["refusal"] = str(error)
+    return found
+
+
+def thread_names() -> list[str]:
+    """Of all threads of this process, those of C++ among them."""
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+
+
 def main(case: Path, result: Path, groups: str, run: str) -> None:
     torch.set_num_threads(1)
     data = torch.load(case, weights_only=True)
     with process_group("cpu") as place:
-        network = linear(data["weight"])
-        parallel = DistributedDataParallel(network)
-        rows = data["inputs"].chunk(place.world_size)[place.rank]
-        ids = data["ids"].chunk(place.world_size)[place.rank]
-        loss = multi_positive_loss(parallel(rows), ids, temperature=0.2)
-        loss.backward()
-        mean_loss = place.mean(loss.detach())
-        found = {"loss": mean_loss, "gradient": network.weight.grad}
-        for name in OBJECTIVES:
-            objective = build_objective(TrainConfig(steps=1, objective=name, batch_size=8), FACTS)
-            for num_parts in (1, 2):
-                network = linear(data["weight"])
-                size = 8 // place.world_size // num_parts
-                firsts = range(place.rank * size * num_parts, (place.rank + 1) * size * num_parts, size)
-                parts = [targets_of(data, slice(first, first + size)) for first in firsts]
-                total, gradient = learn(objective, DistributedDataParallel(network), parts, weight=network.weight)
-                found[f"{name}/{num_parts}"] = {"loss": place.mean(total), "gradient": gradient}
-        config = TrainConfig(steps=4, batch_size=16, head_hidden_dim=32, head_dim=16)
-        options = RunOptions(device="cpu", log_every=2, quiet=True)
-        train_encoder(config, shards=groups, out=run, options=options)
-        parted = dataclasses.replace(config, steps=2, mix_share=0.25, accumulate=2)
-        train_encoder(parted, shards=groups, mix=groups, out=f"{run}-in-parts", options=options)
-        try:
-            synced = dataclasses.replace(config, sync_batchnorm=True)
-            train_encoder(synced, shards=groups, out=f"{run}-synced", options=options)
-        except ValueError as error:
-            found["refusal"] = str(error)
-        if place.is_first:
-            torch.save(found, result)
+        found = learn_and_train(place, data, groups, run)
+        found["threads"] = thread_names()
+    found["threads afterwards"] = thread_names()
+    if place.is_first:
+        torch.save(found, result)
 
 
 if __name__ == "__main__":

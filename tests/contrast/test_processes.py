@@ -74,6 +74,13 @@ def test_every_objective_equals_one_process(two_processes: Path, name: str, num_
     torch.testing.assert_close(result["gradient"], gradient, rtol=1e-6, atol=1e-9)
 
 
+def test_the_group_leaves_no_thread_behind(two_processes: Path) -> None:
+    """One that still lets go of a tensor when Python shuts down would abort the process."""
+    result = torch.load(two_processes / "result.pt", weights_only=True)
+    assert any("gloo" in name for name in result["threads"])
+    assert not any("gloo" in name for name in result["threads afterwards"])
+
+
 def test_synchronised_batch_norm_on_cpus_is_refused(two_processes: Path) -> None:
     result = torch.load(two_processes / "result.pt", weights_only=True)
     assert result["refusal"] == "--sync-batchnorm needs GPUs: leave it away on CPUs"

@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from synthgen import load_generator
 from synthgen.adapters.architecture import PUBLISHED_CONFIGS, check_config, count_flops, count_parameters
-from synthgen.adapters.biggan import default_class_names
 from synthgen.adapters.folded_biggan import FoldedBigGAN, truncation_statistics
 from synthgen.adapters.pixels import to_pixels
+from synthgen.adapters.weight_files import default_class_names
 from synthgen.devices import choose_device, choose_dtype
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ import pytest
 from pytorch_pretrained_biggan.utils import IMAGENET
 
 import synthgen
-from synthgen.adapters.biggan import default_class_names
+from synthgen.adapters.weight_files import default_class_names
 from synthgen.classes import NAMED_LISTS, parse_classes, read_class_list
 
 NAMES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

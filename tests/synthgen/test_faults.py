@@ -240,6 +240,16 @@ def test_weights_changed_between_start_and_resume(
     assert_same(out, whole)
 
 
+def test_configuration_changed_between_start_and_resume(tiny_weights: Path, tmp_path: Path) -> None:
+    weights, out = Path(shutil.copytree(tiny_weights, tmp_path / "weights")), tmp_path / "d"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 3)
+        refused(run(out, weights), exit_code=130)
+    path = weights / "biggan-deep-32.json"
+    path.write_text(path.read_text().replace('"eps": 0.0001', '"eps": 0.01'))
+    refused(run(out, weights), f"{out} holds another dataset: source.config_sha256: ", "choose another folder")
+
+
 def stop_after(patch: pytest.MonkeyPatch, num_advances: int) -> None:
     advances = iter(range(1, 1000))
 

@@ -159,6 +159,14 @@ def test_weights_are_identified_or_refused(write_module: Module, tmp_path: Path)
         load("path", tmp_path / "w.bin")
 
 
+def test_weights_that_change_while_they_are_read_are_refused(write_module: Module, tmp_path: Path) -> None:
+    source = "\ndef make(weights): weights.write_bytes(b'others'); m = Model(); m.weights_sha256 = None; return m\n"
+    write_module("hasty", FULL + source)
+    (tmp_path / "w.bin").write_bytes(b"weights")
+    with pytest.raises(ValueError, match=r"w\.bin changed while it was loaded: run the same command again"):
+        synthgen.load_generator("hasty:make", weights=tmp_path / "w.bin", device="cpu")
+
+
 class Good:
     """An honest model, of which the others below spoil one thing each."""
 
@@ -167,6 +175,51 @@ class Good:
     def sample(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         rows = torch.tanh(latents.sum(1) + labels)
         return rows[:, None, None, None].expand(-1, 3, 8, 8).clone()
+
+
+STEERABLE = """
+import torch
+
+class Model:
+    latent_dim, image_size, weights_sha256, num_layers = 4, 8, "cd" * 32, 1
+    scale = torch.nn.Parameter(torch.tensor(0.5))
+
+    def sample(self, latents, labels):
+        if CUT_OFF:
+            latents = latents.detach()
+        return (self.scale * latents[:, :3])[:, :, None, None].expand(-1, -1, 8, 8).tanh()
+
+    def latent_weights(self):
+        return torch.diag(torch.tensor([1.0, 3.0, 2.0, 0.0]))
+
+    def activations(self, latents, labels, *, layer):
+        return latents @ self.latent_weights()
+
+def make():
+    return Model()
+"""
+
+
+def test_a_model_of_ones_own_is_steered_and_factorised(write_module: Module, tmp_path: Path) -> None:
+    write_module("steerable", "CUT_OFF = False\n" + STEERABLE)
+    options: dict[str, Any] = {"generator": "steerable:make", "device": "cpu"}
+    walks = synthgen.steer.train(out=tmp_path / "walks.safetensors", edit="brightness", steps=60, **options)
+    assert walks.matrix[0, :3].min() > 0.1 and abs(walks.matrix[0, 3]) < 1e-6, "brighter in all colours"
+    assert sys.modules["steerable"].Model.scale.grad is None, "its weights gather no gradients"
+    sefa = synthgen.directions(out=tmp_path / "sefa.safetensors", k=2, **options)
+    assert np.abs(sefa.matrix).argmax(axis=1).tolist() == [1, 2]
+    pca = synthgen.directions(out=tmp_path / "pca.safetensors", method="pca", k=1, samples=200, **options)
+    assert abs(pca.matrix[0, 1]) > 0.95
+
+
+def test_a_model_that_cannot_be_steered_or_factorised(write_module: Module, tmp_path: Path) -> None:
+    write_module("cutoff", "CUT_OFF = True\n" + STEERABLE)
+    with pytest.raises(ValueError, match=r"cutoff:make lets no gradients through: leave torch\.no_grad out"):
+        synthgen.steer.train(out=tmp_path / "w.safetensors", generator="cutoff:make", steps=1, device="cpu")
+    write_module("layerless", FULL)
+    with pytest.raises(ValueError, match=r"layerless:make does not show its layers"):
+        synthgen.directions(out=tmp_path / "d.safetensors", generator="layerless:make", device="cpu")
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def wrapped(model: object, **options: Any) -> OwnGenerator:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytorch_pretrained_biggan import BigGAN
 
 import synthgen
 from shards.claims import read_claims
@@ -182,11 +183,33 @@ def test_errors_of_workers_are_raised_here(
     assert getattr(caught.value, "filename", None) == answer.get("filename")
 
 
+def test_weights_replaced_before_a_worker_reads_them(
+    render_with: Callable[[str], None],
+    network_maker: Callable[..., BigGAN],
+    package_layout: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    """The real worker, told of another recipe than the one that it finds."""
+    package_layout(tmp_path / "others", network_maker(seed=1))
+    swap = f"""
+import io, json, sys
+request = json.loads(sys.stdin.readline())
+request["config"]["weights"] = {str(tmp_path / "others")!r}
+sys.stdin = io.TextIOWrapper(io.BytesIO(json.dumps(request).encode() + b"\\n"))
+from synthgen.runners import worker
+worker._end_with_parent = lambda: None
+worker.main()
+"""
+    with pytest.raises(ValueError, match=r"on cpu is not the one that the job began with: .* put them back"):
+        render_with(swap)
+    assert not list((tmp_path / "d").rglob("*.tar"))
+
+
 def test_a_worker_tells_its_error_and_ends(tmp_path: Path) -> None:
     """The real one: a request that cannot work, and none at all."""
     worker = [sys.executable, "-m", "synthgen.runners.worker"]
     config = {"n": 4, "out": str(tmp_path / "d"), "weights": "/no/such/folder", "devices": "cpu"}
-    request = {"config": config, "cores": sorted(os.sched_getaffinity(0)), "task": "", "shards": []}
+    request = {"config": config, "recipe_id": "", "cores": sorted(os.sched_getaffinity(0)), "task": "", "shards": []}
     with subprocess.Popen(worker, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(json.dumps(request) + "\n")

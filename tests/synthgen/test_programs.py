@@ -119,6 +119,12 @@ def test_a_fixed_batch_is_the_render_batch(tmp_path: Path) -> None:
     assert not (tmp_path / "d").exists()
     assert CliRunner().invoke(main, command).exit_code == 0
     assert synthgen.job.load_manifest(tmp_path / "d").render.batch_size == 4
+    sheet = synthgen.views.show(
+        out=tmp_path / "sheet.png", policy="gaussian", std=0.1, generator=str(path), samples=6, device="cpu"
+    )
+    assert sheet.stat().st_size > 0, "six anchors, in batches of four"
+    with pytest.raises(ValueError, match=r"fixed\.pt2 takes batches of 4 alone: export it for any batch"):
+        synthgen.steer.train(out=tmp_path / "w.safetensors", generator=str(path), steps=1, device="cpu")
 
 
 def test_bfloat16_is_kept_and_recorded(tmp_path: Path) -> None:

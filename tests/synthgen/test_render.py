@@ -186,21 +186,23 @@ class Stripes:
 
     name, weights_sha256, image_size, latent_dim, num_classes = "stripes", "0" * 64, 8, 8, 0
     class_names: tuple[str, ...] = ()
+    config_sha256 = None
 
-    def __init__(self, fail_at_pass: int | None = None) -> None:
-        self.passes, self.fail_at_pass = 0, fail_at_pass
+    def __init__(self, fail_at_pass: int | None = None, spoil_with: float | None = None) -> None:
+        self.passes, self.fail_at_pass, self.spoil_with = 0, fail_at_pass, spoil_with
 
     def sample(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return (latents / 2).clamp(-1, 1)[:, None, None, :].expand(-1, 3, 8, 8)
-
-    def render(self, latents: torch.Tensor, labels: torch.Tensor, *, size: int | None = None) -> torch.Tensor:
-        from synthgen.adapters.pixels import to_pixels
-
         assert not labels.any() and len(latents) == 20, "every pass has the fixed batch"
         self.passes += 1
+        images = (latents / 2).clamp(-1, 1)[:, None, None, :].repeat(1, 3, 8, 1)
         if self.passes == self.fail_at_pass:
-            raise torch.OutOfMemoryError
-        return to_pixels(self.sample(latents, labels), size=size)
+            if self.spoil_with is None:
+                raise torch.OutOfMemoryError
+            images[7, 1, 2, 3] = self.spoil_with
+        return images
+
+    def render(self, latents: torch.Tensor, labels: torch.Tensor, *, size: int | None = None) -> torch.Tensor:
+        raise AssertionError("the pipeline looks at the images before they are pixels")
 
 
 def stripes_renderer(folder: Path, generator: Stripes) -> ShardRenderer:
@@ -234,6 +236,19 @@ def test_out_of_memory_says_what_to_do_and_leaves_whole_shards(tmp_path: Path, f
     done = [i for i in range(3) if read_marker(tmp_path, i) is not None]
     assert len(done) <= (fail_at_pass - 1) // 6
     assert {path.name for path in tmp_path.glob("data/*.tar")} == {f"train-{i:06d}.tar" for i in done}
+    assert not list(tmp_path.glob("data/.*")), "no temporary file remains"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_images_that_are_no_numbers_are_not_stored(tmp_path: Path, value: float) -> None:
+    renderer = stripes_renderer(tmp_path, Stripes(fail_at_pass=9, spoil_with=value))
+    plans = [ShardPlan(index=i, first=60 * i, count=60) for i in range(3)]
+    with (
+        lock_dataset(tmp_path),
+        pytest.raises(ValueError, match=r"stripes gave NaN or infinity in the images of groups \d+ to \d+: check"),
+    ):
+        renderer.run(plans)
+    assert read_marker(tmp_path, 2) is None, "it comes after the spoilt one"
     assert not list(tmp_path.glob("data/.*")), "no temporary file remains"
 
 

@@ -222,6 +222,15 @@ def test_other_weights_are_refused_by_name(
     assert "give --weights the folder" in result.stderr and not (tmp_path / "d").exists()
 
 
+def test_another_configuration_is_refused_by_name(original: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    weights = Path(shutil.copytree(tiny_weights, tmp_path / "weights"))
+    path = weights / "biggan-deep-32.json"
+    path.write_text(path.read_text().replace('"eps": 0.0001', '"eps": 0.01'))
+    result = run(f"--from={original}", f"--out={tmp_path / 'd'}", f"--weights={weights}")
+    assert result.exit_code == 2 and not (tmp_path / "d").exists()
+    assert "config_sha256: the dataset was rendered with another configuration of biggan-deep-32" in result.stderr
+
+
 def test_a_manifest_alone_makes_no_function_run(
     write_module: Callable[[str, str], None], documented_block: Callable[[str], str], tmp_path: Path
 ) -> None:

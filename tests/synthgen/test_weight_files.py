@@ -43,6 +43,34 @@ def test_both_layouts_and_a_file_give_the_same_images(
     assert published.weights_sha256 != package.weights_sha256 == file.weights_sha256
 
 
+def test_a_configuration_of_its_own_is_told_apart(copied_weights: Path) -> None:
+    """The weights file does not say how networks divide, what they up-sample, or what classes are called."""
+    path = copied_weights / "biggan-deep-32.json"
+    described = json.loads(path.read_text())
+    tiny = load(copied_weights)
+
+    def changed(**changes: object) -> str | None:
+        path.write_text(json.dumps({**described, **changes}))
+        generator = load(copied_weights)
+        assert generator.weights_sha256 == tiny.weights_sha256
+        return generator.config_sha256
+
+    assert tiny.config_sha256 is not None, "it is not what the package holds under this name"
+    assert changed(remark="better") == tiny.config_sha256 == changed(class_names=list(tiny.class_names))
+    others = {changed(config={**described["config"], "eps": 1e-2}), changed(class_names=list("abcdefghij"))}
+    assert len(others | {tiny.config_sha256}) == 3
+
+
+def test_the_known_configuration_has_no_digest_wherever_it_lies(tmp_path: Path) -> None:
+    for suffix in ("json", "safetensors"):
+        shutil.copy(weight_files.PACKAGE_FOLDER / f"biggan-deep-32.{suffix}", tmp_path)
+    assert load(tmp_path).config_sha256 is None is load_generator(device="cpu", dtype="float32").config_sha256
+    names = weight_files.default_class_names(1000)
+    config = json.loads(json.dumps(PUBLISHED_CONFIGS["biggan-deep-128"]))
+    assert weight_files.identify_config("biggan-deep-128", config, names) is None
+    assert weight_files.identify_config("biggan-deep-256", config, names) is not None
+
+
 def test_published_name_with_its_own_file_names_and_no_configuration(
     network_maker: Callable[..., BigGAN], published_layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
