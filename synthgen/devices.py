@@ -213,6 +213,13 @@ def reproducible_arithmetic(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error of a pass says that there was no room; only CUDA's allocator has an error type of its own."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    )
+
+
 @contextmanager
 def explain_out_of_memory(device: torch.device, *, batch_size: int | None = None) -> Iterator[None]:
     """Turns a device's lack of memory into a line that says what to do; nothing is made smaller behind one's back.
@@ -222,9 +229,8 @@ def explain_out_of_memory(device: torch.device, *, batch_size: int | None = None
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # only CUDA's allocator of tensors has an error type of its own
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and not any(words in str(error) for words in _NO_MEMORY):
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
             raise
         at_batch_size = "" if batch_size is None else f" at batch size {batch_size}"
         raise ValueError(

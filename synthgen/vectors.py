@@ -30,6 +30,7 @@ PACKAGE_FOLDER = Path(__file__).parent / "adapters" / "weights"
 _TENSOR = "vectors"
 _HEADER = "synthgen"  # one key: safetensors writes several in no fixed order
 _MADE_BY = {"walks": "synthgen steer train", "directions": "synthgen directions"}
+_RESERVED = {"policy", "drawn", "steps", "degrees", "radius"}  # what groups store of a view under other meanings
 _FIELDS = {"kind": str, "names": list, "generator": str, "weights_sha256": str, "settings": dict}
 
 
@@ -144,11 +145,13 @@ def _read_unchanged(path: Path, changed_ns: int, size: int) -> VectorSet | None:
     names = header["names"]
     if matrix.shape[:-1] != (len(names),) or not np.isfinite(matrix).all() or not names:
         return None
+    if len(set(names)) < len(names) or _RESERVED & set(names):
+        return None
     matrix.setflags(write=False)
     return VectorSet(
         kind=header["kind"],
         sha256=hashlib.sha256(data).hexdigest(),
-        names=tuple(str(name) for name in names),
+        names=tuple(names),
         matrix=matrix,
         generator=header["generator"],
         weights_sha256=header["weights_sha256"],
@@ -163,6 +166,8 @@ def _parse(data: bytes) -> tuple[dict[str, Any], NDArray[np.float64]]:
     header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_HEADER])
     if not all(isinstance(header[name], kind) for name, kind in _FIELDS.items()) or header["kind"] not in _MADE_BY:
         raise ValueError("its header is another one")
+    if not all(isinstance(name, str) for name in header["names"]):
+        raise ValueError("its names are no texts")
     return header, load(data)[_TENSOR].astype(np.float64)
 
 

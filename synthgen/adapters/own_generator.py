@@ -16,6 +16,7 @@ from torch import Tensor
 from synthgen.adapters.pixels import to_pixels
 from synthgen.adapters.protocol import Generator
 from synthgen.adapters.weight_files import default_class_names
+from synthgen.devices import lacks_memory, reproducible_arithmetic
 from synthgen.draws import draw_truncated_normal
 
 _LARGEST_IMAGE_SIZE = 4096
@@ -87,9 +88,9 @@ class OwnGenerator:
     def _images(self, latents: Tensor, labels: Tensor) -> Tensor:
         try:
             images = self._model.sample(latents, labels)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if lacks_memory(error):
+                raise
             raise ValueError(
                 f"{self.name}: sample of latents {list(latents.shape)} failed ({describe_error(error)}); "
                 "SHARDS_TRACEBACK=1 shows where"
@@ -115,8 +116,6 @@ def probe_generator(generator: Generator, *, batch_size: int, device: torch.devi
     Raises:
         ValueError: it does not; the message says what it did and the usual reason.
     """
-    from synthgen.devices import reproducible_arithmetic
-
     count = generator.fixed_batch_size or min(batch_size, _PROBE_SIZE)
     drawn = truncation * draw_truncated_normal(
         seed=0, stream="probe", first=0, count=count, dim=generator.latent_dim, bound=2.0

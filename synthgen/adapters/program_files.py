@@ -30,9 +30,10 @@ _PLAIN = re.compile(
     r"archive_format|archive_version|byteorder|version|\.data/(version|serialization_id)|"
     r"data/weights/weight_\d+|data/constants/tensor_\d+|extra(_files)?/[\w.\- ]+"
 )
-_PICKLES = re.compile(
-    r"data/(weights|constants|sample_inputs)/model\.pt|serialized_(state_dict|constants|example_inputs)\.pt"
-)
+_PICKLES = re.compile(r"data/(weights|constants)/model\.pt|serialized_(state_dict|constants)\.pt")
+_EXAMPLES = re.compile(r"data/sample_inputs/model\.pt|serialized_example_inputs\.pt")
+_SAFE_UNPICKLER = (2, 10)
+"""Version of torch from which a crafted pickle cannot harm its safe unpickler (CVE-2026-24747)."""
 _CONFIGS = re.compile(r"data/(weights|constants)/model_(weights|constants)_config\.json")
 _PROGRAMS = ("models/model.json", "serialized_exported_program.json")
 
@@ -44,7 +45,10 @@ _TARGET = re.compile(
     r"torch\.sym_(max|min|float|int|not|ite|sum)|math\.(ceil|floor|trunc)",
     re.ASCII,
 )
-_REFUSED_OPERATORS = re.compile(r"torch\.ops\.aten\.(from_file|save|_save\w*|.*file.*)\.", re.ASCII)
+# Those that touch files, and those of layouts whose indices torch does not check.
+_REFUSED_OPERATORS = re.compile(
+    r"torch\.ops\.aten\.(save|_save\w*|\w*(file|sparse|nested|jagged|to_dense|coalesce|segment_reduce)\w*)\.", re.ASCII
+)
 _SIZE_TOKEN = re.compile(r"'[a-z]+\d+'|[A-Za-z_]\w*|\d+(\.\d+)?|[()+\-*/,=<> ]", re.ASCII)
 _SIZE_WORD = re.compile(
     r"Symbol|Integer|Rational|Float|Add|Mul|Pow|Max|Min|(Python)?Mod|(Floor|Ceil|Clean)Div|ModularIndexing|"
@@ -74,8 +78,8 @@ class _UnsafeError(Exception):
 def read_program_file(path: Path) -> ProgramFile:
     """Reads a program saved by torch.export.save, leaving out or refusing whatever could run code.
 
-    Left out: guards and node metadata (stack traces). Refused: pickles that torch's safe unpickler does not take,
-    tensor subclasses, custom objects, compiled code, and operators outside of aten, prims and torchvision.
+    Left out: guards, node metadata (stack traces) and example inputs. Refused: pickles that torch's safe unpickler does
+    not take, tensor subclasses, custom objects, compiled code, and operators outside of aten, prims and torchvision.
 
     Raises:
         ValueError: no such file, no such program, or one with a refused part; the message names the part.
@@ -129,13 +133,15 @@ def _read_zip(data: bytes) -> dict[str, bytes]:
 
 def _below_root(name: str) -> str:
     """Torch >= 2.8 puts everything below one folder, whatever its name; the older archive has none."""
-    old = _PLAIN.fullmatch(name) or _PICKLES.fullmatch(name)
+    old = any(pattern.fullmatch(name) for pattern in (_PLAIN, _PICKLES, _EXAMPLES))
     return name if old else name.split("/", 1)[-1]
 
 
 def _checked_part(name: str, part: bytes) -> bytes:
     if name in _PROGRAMS:
         return json.dumps(_checked_program(json.loads(part))).encode()
+    if _EXAMPLES.fullmatch(name):
+        return b""
     if _PICKLES.fullmatch(name):
         _check_pickle(name, part)
     elif _CONFIGS.fullmatch(name):
@@ -151,6 +157,10 @@ def _check_pickle(name: str, part: bytes) -> None:
 
     if not part:
         return
+    if tuple(int(number) for number in torch.__version__.split(".")[:2]) < _SAFE_UNPICKLER:
+        raise _UnsafeError(
+            f"a pickle in {name}, which torch {torch.__version__} cannot read safely (CVE-2026-24747; torch 2.10 can)"
+        )
     try:
         torch.load(io.BytesIO(part), weights_only=True, map_location="cpu")
     except Exception as error:

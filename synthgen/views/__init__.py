@@ -94,11 +94,13 @@ def policy_from_recipe(entry: Mapping[str, Any], *, vectors: VectorFiles | None 
         vectors: where walks and directions are looked for, by sha256; the package's own need no mention.
 
     Raises:
-        ValueError: the vectors that the entry names are in none of the files.
+        ValueError: the vectors that the entry names are in none of the files, or it names a file itself.
     """
     vectors = vectors or VectorFiles()
     parameters = {key: value for key, value in entry.items() if key != "policy"}
     for kind in _FILES:
+        if kind in parameters:  # a path in a stranger's manifest would be read
+            raise ValueError(f"views: an entry names {kind} by a path: a recipe pins them by {kind}_sha256")
         if f"{kind}_sha256" in parameters:
             parameters[kind] = vectors.find(kind, parameters.pop(f"{kind}_sha256"))
     if entry["policy"] == "mixture":

@@ -366,16 +366,16 @@ def test_no_memory_is_one_line_and_never_a_smaller_batch(
     tiny_weights: Path, whole: Path, tmp_path: Path, error: Exception, at_pass: int
 ) -> None:
     out, sizes = tmp_path / "d", []
-    real = BigGANGenerator.render
+    real = BigGANGenerator.sample
     with pytest.MonkeyPatch.context() as patch:
 
-        def render(self: BigGANGenerator, latents: torch.Tensor, *rest: object, **named: object) -> torch.Tensor:
+        def sample(self: BigGANGenerator, latents: torch.Tensor, *rest: object, **named: object) -> torch.Tensor:
             sizes.append(len(latents))
             if len(sizes) >= at_pass:
                 raise error
             return real(self, latents, *rest, **named)  # type: ignore[arg-type]
 
-        patch.setattr(BigGANGenerator, "render", render)
+        patch.setattr(BigGANGenerator, "sample", sample)
         refused(run(out, tiny_weights), "cpu ran out of memory at batch size 25: ", "--batch-size", "never lowered")
     assert set(sizes) == {25}
     assert not out.joinpath("data").exists() or assert_whole_shards_only(out) < 3
@@ -388,7 +388,7 @@ def test_no_memory_for_the_weights_or_the_dry_run(tiny_weights: Path, tmp_path: 
         patch.setattr("synthgen.job.load_generator", lambda *rest, **named: raise_(torch.OutOfMemoryError("CUDA")))
         refused(run(tmp_path / "d", tiny_weights), "ran out of memory at batch size 25")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BigGANGenerator, "render", lambda *rest, **named: raise_(torch.OutOfMemoryError("CUDA")))
+        patch.setattr(BigGANGenerator, "sample", lambda *rest, **named: raise_(torch.OutOfMemoryError("CUDA")))
         refused(run(tmp_path / "d", tiny_weights, "--dry-run"), "ran out of memory at batch size 25")
     assert not (tmp_path / "d").exists()
 

@@ -20,10 +20,10 @@ OWNER = SimpleNamespace(name="stripes", weights_sha256="a" * 64, latent_dim=8)
 MATRIX = np.arange(16, dtype=np.float32).reshape(2, 8) / 7
 
 
-def write(path: Path, *, kind: str = "walks", matrix: np.ndarray = MATRIX) -> VectorSet:
-    return write_vectors(
-        path, kind=kind, names=("zoom", "rotate"), matrix=matrix, generator=OWNER, settings={"steps": 3}
-    )
+def write(
+    path: Path, *, kind: str = "walks", names: tuple[str, ...] = ("zoom", "rotate"), matrix: np.ndarray = MATRIX
+) -> VectorSet:
+    return write_vectors(path, kind=kind, names=names, matrix=matrix, generator=OWNER, settings={"steps": 3})
 
 
 def test_what_is_written_is_read_by_us_and_by_anyone(tmp_path: Path) -> None:
@@ -97,6 +97,12 @@ def test_tensors_of_others_and_numbers_that_are_none_are_refused(tmp_path: Path)
     with pytest.raises(ValueError, match="numbers that are not finite"):
         write(tmp_path / "b.safetensors", matrix=broken)
     np.testing.assert_array_equal(read_vectors(tmp_path / "b.safetensors", kind="walks").matrix, MATRIX)
+
+
+@pytest.mark.parametrize("names", [("zoom", "zoom"), ("zoom", "policy"), ("drawn", "zoom"), ("zoom", 3)])
+def test_names_that_groups_could_not_store_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"holds no walks"):
+        write(tmp_path / "w.safetensors", names=names)
 
 
 def test_paths_to_write_are_checked(tmp_path: Path) -> None:

@@ -123,6 +123,15 @@ def test_a_recipe_entry_gives_the_policy_back(name: str, vectors: Callable[..., 
     assert policy.recipe()["policy"] == name
 
 
+def test_a_recipe_entry_cannot_name_a_file(vectors: Callable[..., VectorSet]) -> None:
+    """A stranger's manifest would have it read."""
+    vectors("walks")
+    path = str(vectors.path("walks", 64))  # type: ignore[attr-defined]
+    for kind, policy in (("walks", "steer"), ("directions", "directions")):
+        with pytest.raises(ValueError, match=f"names {kind} by a path: a recipe pins them by {kind}_sha256"):
+            policy_from_recipe({"policy": policy, kind: path})
+
+
 def test_wrong_policies_are_named() -> None:
     with pytest.raises(ValueError, match="no view policy 'spiral': choose one of gaussian, independent"):
         make_policy("spiral")
