@@ -1,6 +1,6 @@
 """Who is rendering which shard, so that tasks on many machines share one dataset without a coordinator.
 
-A claim is a small file that its worker renews while groups are written. It saves work; it is not what keeps the data
+A claim is a small file that its worker renews as long as it lives. It saves work; it is not what keeps the data
 right: should two workers render one shard after all, the second copy is discarded when it would be published.
 A claim is void when its worker is a dead process of this host, or when it was not renewed for LEASE_SECONDS by the
 file system's clock, which all machines have in common.
@@ -22,6 +22,7 @@ from typing import Literal
 
 from shards.atomic import remove_dead_temporary_files
 from shards.canonical import JSON
+from shards.console import DamageError
 from shards.manifest import DATA_FOLDER, shard_stem
 from shards.markers import is_complete, read_marker
 from shards.processes import is_surely_dead
@@ -29,7 +30,7 @@ from shards.turns import disk_time, turn
 from shards.work import add_failure, list_work, replace_file, work_path
 
 LEASE_SECONDS = 300.0
-"""A claim that was not renewed for so long is void; a worker renews once a second as long as groups are written."""
+"""A claim that was not renewed for so long is void; a worker renews once a second as long as it lives."""
 _CLAIM_PATTERN = re.compile(r"train-(\d{6,})\.claim\.json")
 
 
@@ -93,10 +94,16 @@ def take_shard(directory: Path, claim: Claim) -> Literal["taken", "held", "done"
 
 
 def renew_claim(directory: Path, claim: Claim) -> None:
-    """Says that the worker lives, and how far it is; a claim that another worker has by now is left alone."""
+    """Says that the worker lives, and how far it is; a claim that another worker has by now is left alone.
+
+    A claim that is gone is made again, unless the shard is done: the worker slept, was taken for lost in another shard,
+    and goes on with this one.
+    """
     holder = read_claim(directory, claim.index)
-    if holder is not None and (holder.host, holder.pid) == (claim.host, claim.pid):
-        with suppress(OSError):  # finished by others, or no room: a shard is not lost for want of a claim
+    with suppress(OSError, DamageError):  # no room, or a marker in pieces: a shard is not lost for want of a claim
+        if holder is None:
+            take_shard(directory, claim)
+        elif (holder.host, holder.pid) == (claim.host, claim.pid):
             _write(directory, claim)
 
 

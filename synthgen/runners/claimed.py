@@ -1,7 +1,8 @@
 """One process at a list of shards that others may be at, too: claim, render, publish, until all of them are done.
 
 The renderer takes the next shard before the last one is published, so that its stages never run empty; a worker
-therefore holds two claims now and then.
+therefore holds two claims now and then. A thread of their own renews them, so that a shard is not lost to a slow
+generator or a disk that hangs: a claim says that its process lives, not how fast it is.
 
     Worker(job).run(plan_shards(num_groups=4000, shard_size=1000))
 """
@@ -9,10 +10,11 @@ therefore holds two claims now and then.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from shards.claims import Claim, end_claims, release_claim, renew_claim, take_shard
@@ -43,7 +45,8 @@ class Worker:
             vectors=job.vectors,
         )
         self._claims: deque[Claim] = deque()  # in the order in which their groups will be written
-        self._began = self._renewed = time.monotonic()
+        self._claims_lock = threading.Lock()  # so that none is renewed after it was released
+        self._began = time.monotonic()
         self._num_written = 0
         self._on_groups: Callable[[int], None] = lambda count: None
 
@@ -61,12 +64,13 @@ class Worker:
         self._began = time.monotonic()
         left = list(shards)
         try:
-            while left:
-                held: list[ShardPlan] = []
-                self._renderer.run(self._take(left, held), on_groups=self._count)
-                left = held
-                if left:
-                    time.sleep(_WAIT_SECONDS)
+            with self._renewing():
+                while left:
+                    held: list[ShardPlan] = []
+                    self._renderer.run(self._take(left, held), on_groups=self._count)
+                    left = held
+                    if left:
+                        time.sleep(_WAIT_SECONDS)
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt | SystemExit)
             message = None if stopped else f"{type(error).__name__}: {error}"
@@ -99,7 +103,8 @@ class Worker:
             )
             taken = take_shard(self._job.directory, claim)
             if taken == "taken":
-                self._claims.append(claim)
+                with self._claims_lock:
+                    self._claims.append(claim)
                 yield shard
             elif taken == "held":
                 held.append(shard)
@@ -109,14 +114,30 @@ class Worker:
     def _count(self, count: int) -> None:
         """Books groups that were written: they belong to the shard that was claimed first."""
         self._num_written += count
-        current = replace(self._claims[0], groups_written=self._claims[0].groups_written + count)
-        self._claims[0] = current
-        if current.groups_written == current.count:
-            self._claims.popleft()
-            release_claim(self._job.directory, current)
-        if time.monotonic() - self._renewed >= _RENEW_SECONDS:
-            self._renewed = time.monotonic()
-            rate, shares = self._rate(), self.stage_shares()
-            for claim in self._claims:
-                renew_claim(self._job.directory, replace(claim, groups_per_second=rate, stages=shares))
+        with self._claims_lock:
+            current = replace(self._claims[0], groups_written=self._claims[0].groups_written + count)
+            self._claims[0] = current
+            if current.groups_written == current.count:
+                self._claims.popleft()
+                release_claim(self._job.directory, current)
         self._on_groups(count)
+
+    @contextmanager
+    def _renewing(self) -> Iterator[None]:
+        """Inside, the claims are renewed once a second, whatever the renderer is waiting for."""
+        over = threading.Event()
+
+        def renew() -> None:
+            while not over.wait(_RENEW_SECONDS):
+                rate, shares = self._rate(), self.stage_shares()
+                with self._claims_lock:
+                    for claim in self._claims:
+                        renew_claim(self._job.directory, replace(claim, groups_per_second=rate, stages=shares))
+
+        thread = threading.Thread(target=renew, name="renew claims")
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()

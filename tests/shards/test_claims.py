@@ -105,6 +105,19 @@ def test_a_claim_lasts_as_long_as_it_is_renewed(folder: Path) -> None:
     assert failure.index == 0 and "pid 7 on elsewhere" in failure.message
 
 
+def test_a_claim_that_is_gone_is_made_again_unless_the_shard_is_done(folder: Path, dataset: Path) -> None:
+    for index in (0, 1):
+        assert take_shard(folder, claim(index)) == "taken"
+    grow_old(folder, 0, LEASE_SECONDS + 20)
+    assert take_shard(folder, claim(0, pid=8)) == "taken"
+    assert [found.index for found in read_claims(folder)] == [0], "it was taken for lost, with all its claims"
+    for index in (0, 1):
+        renew_claim(folder, claim(index))  # it was only asleep
+    assert [(found.index, found.pid) for found in read_claims(folder)] == [(0, 8), (1, 7)]
+    renew_claim(dataset, claim(1))
+    assert read_claims(dataset) == [] and not (dataset / ".work").exists()
+
+
 @pytest.mark.parametrize("hours", [-5, 5])
 def test_a_machine_whose_clock_is_wrong_takes_what_is_void_and_nothing_else(
     folder: Path, monkeypatch: pytest.MonkeyPatch, hours: int
