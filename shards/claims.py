@@ -150,9 +150,13 @@ def read_claim(directory: Path, index: int, *, now: float | None = None) -> Clai
 
 
 def read_claims(directory: Path) -> list[Claim]:
-    """All claims by shard, void ones too."""
+    """All claims by shard, void ones too; who may not write the folder tells their age by this machine's clock."""
+    try:
+        now = disk_time(directory)
+    except OSError:
+        now = time.time()
     matches = [_CLAIM_PATTERN.fullmatch(name) for name in list_work(directory)]
-    claims = [read_claim(directory, int(match[1])) for match in matches if match]
+    claims = [read_claim(directory, int(match[1]), now=now) for match in matches if match]
     return [claim for claim in claims if claim is not None]
 
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from shards.atomic import naming, remove_temporary_files, write_atomically
+from shards.atomic import remove_temporary_files, write_atomically
 from shards.canonical import JSON, canonical_json
 from shards.card import CARD_NAME, CHECKSUMS_NAME, TIMM_INFO_NAME, card_text, checksums_text, timm_info_text
 from shards.claims import is_done, remove_claims
+from shards.locks import read_holder, try_lock, write_holder
 from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, load_manifest, manifest_bytes
 from shards.markers import Marker, is_complete, marker_path, scan_markers
 from shards.turns import turn
@@ -41,7 +41,7 @@ def lock_dataset(directory: Path) -> Iterator[int]:
     """
     with _open_lock(directory) as descriptor:
         _wait_for_lock(descriptor, fcntl.LOCK_EX, Path(directory), seconds=_LOCK_SECONDS)
-        _write_holder(descriptor, Path(directory))
+        write_holder(descriptor, Path(directory) / LOCK_NAME)
         _sweep(Path(directory))
         yield descriptor
 
@@ -59,16 +59,16 @@ def share_dataset(directory: Path, plan: WorkPlan) -> Iterator[int]:
     """
     directory = Path(directory)
     with _open_lock(directory) as descriptor:
-        if _try_lock(descriptor, fcntl.LOCK_EX, directory):
+        if _is_alone(descriptor, directory, plan):
             _sweep(directory)
             if read_plan(directory) != plan:
                 begin_work(directory, plan)
         # Going from alone to shared is no single step: for a moment anybody may come in, alone or not.
         _wait_for_lock(descriptor, fcntl.LOCK_SH, directory, seconds=_SHARED_LOCK_SECONDS)
-        _write_holder(descriptor, Path(directory))
+        write_holder(descriptor, Path(directory) / LOCK_NAME)
         join_work(directory, plan)
         yield descriptor
-        if _try_lock(descriptor, fcntl.LOCK_EX, directory):
+        if try_lock(descriptor, fcntl.LOCK_EX, directory / LOCK_NAME):
             _sweep(directory)
 
 
@@ -84,31 +84,26 @@ def _open_lock(directory: Path) -> Iterator[int]:
         os.close(descriptor)  # the file stays: removing it would let two jobs hold two locks of one name
 
 
-def _try_lock(descriptor: int, kind: int, directory: Path) -> bool:
-    try:
-        with naming(directory / LOCK_NAME):
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _is_alone(descriptor: int, directory: Path, plan: WorkPlan) -> bool:
+    """Takes the lock alone where nobody is at work; another plan is worth a wait for whoever only looks at the lock."""
+    hopeless = time.monotonic() + _LOCK_SECONDS
+    while not (alone := try_lock(descriptor, fcntl.LOCK_EX, directory / LOCK_NAME)):
+        if read_plan(directory) == plan or time.monotonic() > hopeless:
+            break
+        time.sleep(0.05)
+    return alone
 
 
 def _wait_for_lock(descriptor: int, kind: int, directory: Path, *, seconds: float) -> None:
     """Takes the lock within the time, in which whoever only looks at it, or has just been killed, lets go of it."""
     hopeless = time.monotonic() + seconds
-    while not _try_lock(descriptor, kind, directory):
+    while not try_lock(descriptor, kind, directory / LOCK_NAME):
         if time.monotonic() > hopeless:
             raise ValueError(
-                f"another job ({_read_holder(descriptor)}) is writing {directory}: "
+                f"another job ({read_holder(descriptor)}) is writing {directory}: "
                 f"wait for it, stop it, or choose another folder"
             )
         time.sleep(0.05)
-
-
-def _write_holder(descriptor: int, directory: Path) -> None:
-    with naming(directory / LOCK_NAME):
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"pid {os.getpid()}, host {socket.gethostname()}\n".encode(), 0)
 
 
 def _sweep(directory: Path) -> None:
@@ -127,15 +122,13 @@ def lock_holder(directory: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        return None if _try_lock(descriptor, fcntl.LOCK_EX, Path(directory)) else _read_holder(descriptor)
-    except OSError:  # NFS gives this lock only to who may write: then nobody can tell
+        # A shared look, which NFS grants to who may only read, finds a job that is alone, but not tasks that share.
+        looks = (fcntl.LOCK_SH, fcntl.LOCK_EX)
+        return None if all(try_lock(descriptor, kind, path) for kind in looks) else read_holder(descriptor)
+    except OSError:  # NFS gives the second only to who may write: then nobody can tell
         return None
     finally:
         os.close(descriptor)
-
-
-def _read_holder(descriptor: int) -> str:
-    return os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
 
 
 def check_folder(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""How far a render is, whoever does it and wherever: read from the dataset's folder, which nothing here changes.
+"""How far a render is, whoever does it and wherever: read from the dataset's folder, whose files stay as they are.
 
 state = synthgen.status("datasets/big")
 state.shards_done, state.eta_seconds, [failure.message for failure in state.failures]
@@ -113,9 +113,11 @@ def status(directory: str | Path) -> Status:
         if index < plan.num_shards and marker.count >= plan.shard_count(index) and is_complete(directory, marker)
     }
     claims = [claim for claim in claims if claim.index not in done and not claim.is_void]
-    if read_plan(directory) is None and (directory / MANIFEST_NAME).exists():  # finished while we looked
+    gone = read_plan(directory) is None  # finished while we looked; a job killed at its very end leaves its plan
+    if (gone or len(done) == plan.num_shards) and (directory / MANIFEST_NAME).exists():
         manifest = load_manifest(directory)
-        return _finished(directory, manifest.num_groups, len(manifest.shards))
+        if gone or manifest.num_groups >= plan.num_groups:
+            return _finished(directory, manifest.num_groups, len(manifest.shards))
     rates: dict[tuple[str, int], float] = {}
     for claim in claims:  # a worker may hold several
         worker = (claim.host, claim.pid)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import shards.turns
 from shards import Manifest, Recipe, RenderSettings, ShardWriter
 from shards.claims import (
     LEASE_SECONDS,
@@ -26,13 +29,16 @@ from shards.claims import (
     renew_claim,
     take_shard,
 )
-from shards.folder import finish_dataset, finish_if_whole, lock_holder, share_dataset
+from shards.folder import finish_dataset, finish_if_whole, lock_dataset, lock_holder, share_dataset
+from shards.locks import take_lock, try_lock
 from shards.processes import host_tag, is_surely_dead
+from shards.turns import turn
 from shards.work import WorkPlan, begin_work, join_work, read_failures, read_plan
 
 RENDER = RenderSettings(batch_size=4, dtype="float32")
 PLAN = WorkPlan(recipe_id="a" * 64, render=RENDER, num_groups=10, shard_size=4)
 Build = Callable[..., Manifest]
+SECONDS_UNTIL_HOPELESS = 30
 
 
 def claim(index: int, *, host: str = "elsewhere-01234567", pid: int = 7, began: float = 1.0) -> Claim:
@@ -129,6 +135,21 @@ def test_a_machine_whose_clock_is_wrong_takes_what_is_void_and_nothing_else(
     monkeypatch.setattr(time, "time", lambda: wrong)
     assert take_shard(folder, claim(0, pid=8)) == "held"
     assert take_shard(folder, claim(1, pid=8)) == "taken"
+
+
+def test_who_looks_tells_ages_by_the_disks_clock_and_by_its_own_where_it_may_not_write(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert take_shard(folder, claim(0)) == "taken"
+    wrong = time.time() + 3600
+    monkeypatch.setattr(time, "time", lambda: wrong)
+    assert [found.is_void for found in read_claims(folder)] == [False]
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert [found.is_void for found in read_claims(folder)] == [True]
 
 
 def test_what_the_dead_held_is_free_at_once_and_recorded_where_they_were(folder: Path) -> None:
@@ -244,6 +265,76 @@ def test_who_is_alone_sweeps_and_who_is_not_does_not(folder: Path) -> None:
     assert not foreign.exists() and read_claims(folder) == []
     assert read_plan(folder) == PLAN, "what was to be done is remembered"
     assert lock_holder(folder) is None
+
+
+def test_tasks_that_begin_while_somebody_looks_are_not_told_of_a_dead_plan(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_work(folder, WorkPlan(recipe_id="b" * 64, render=RENDER, num_groups=10, shard_size=4))
+    with open(folder / ".lock", "w") as looker:
+        fcntl.flock(looker, fcntl.LOCK_EX)
+        monkeypatch.setattr(time, "sleep", lambda seconds: fcntl.flock(looker, fcntl.LOCK_UN))
+        with share_dataset(folder, PLAN):
+            assert read_plan(folder) == PLAN
+
+
+def test_who_may_only_read_sees_a_job_that_is_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As over NFS, which gives an exclusive lock only to who may write."""
+    (folder / ".lock").touch()
+    flock = fcntl.flock
+
+    def flock_of_a_reader(descriptor: int, kind: int) -> None:
+        if kind & fcntl.LOCK_EX:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(descriptor, kind)
+
+    with lock_dataset(folder):
+        monkeypatch.setattr(fcntl, "flock", flock_of_a_reader)
+        assert lock_holder(folder) == f"pid {os.getpid()}, host {os.uname().nodename}"
+    assert lock_holder(folder) is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Turns
+
+
+def test_a_turn_that_is_long_in_coming_is_told_once_with_who_has_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked, told = threading.Event(), threading.Event()
+    monkeypatch.setattr(shards.turns, "try_lock", lambda *request: (asked.set(), try_lock(*request))[1])
+    monkeypatch.setattr(shards.turns, "take_lock", lambda *request: (told.set(), take_lock(*request))[1])
+    with ThreadPoolExecutor(1) as pool:
+        with turn(folder):
+            asked.clear()
+            quick = pool.submit(take_shard, folder, claim(0))
+            assert asked.wait(SECONDS_UNTIL_HOPELESS)
+        assert quick.result() == "taken"
+    assert not told.is_set() and capsys.readouterr().err == "", "a short wait is nothing to tell"
+    monkeypatch.setattr(shards.turns, "_SECONDS_UNTIL_WARNING", -1.0)
+    with ThreadPoolExecutor(1) as pool:
+        with turn(folder):
+            late = pool.submit(take_shard, folder, claim(1))
+            assert told.wait(SECONDS_UNTIL_HOPELESS)
+            assert not late.done()
+        assert late.result() == "taken"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{folder}/.turn: ") and f"which pid {os.getpid()}, host {os.uname().nodename} has" in line
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_told_in_one_way(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(descriptor: int, kind: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    (folder / ".lock").touch()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for context, name in ((turn(folder), ".turn"), (lock_dataset(folder), ".lock")):
+        with pytest.raises(OSError) as told, context:
+            raise AssertionError("there is no lock")
+        assert (told.value.errno, told.value.filename) == (errno.ENOLCK, f"{folder}/{name}")
 
 
 def test_finishing_at_once_and_finishing_too_early(tmp_path: Path, build: Build, build_shard, recipe) -> None:

@@ -88,6 +88,19 @@ def test_a_job_that_has_only_begun_is_running(out: Path) -> None:
     assert synthgen.status(out).state == "stopped"
 
 
+def test_a_finished_dataset_with_the_plan_of_a_killed_job_is_finished(render_task: Task, out: Path) -> None:
+    manifest = render_task()
+    recipe_and_render = {"recipe_id": manifest.recipe.id, "render": manifest.render}
+    begin_work(out, WorkPlan(**recipe_and_render, num_groups=110, shard_size=20))
+    state = synthgen.status(out)
+    assert (state.state, state.groups_done, state.shards_done) == ("finished", 110, 6)
+    begin_work(out, WorkPlan(**recipe_and_render, num_groups=130, shard_size=20))
+    assert synthgen.status(out).state == "stopped", "it was to become larger"
+    begin_work(out, WorkPlan(**recipe_and_render, num_groups=110, shard_size=20))
+    (out / "manifest.json").unlink()
+    assert synthgen.status(out).state == "stopped", "its end is missing"
+
+
 def test_the_command_says_it_to_people_and_to_programs(render_task: Task, out: Path) -> None:
     render_task(task_index=1, task_count=3)
     take_shard(out, claim(0, 9))
