@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import heapq
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,7 +126,7 @@ def _split_pairs(selection: str | Mapping[int | str, int]) -> tuple[str, list[tu
             raise ValueError(f"class_weights {selection!r}: give a mapping such as {{0: 3, 5: 1}}, or a file")
         return "class_weights", [(str(word), str(weight)) for word, weight in selection.items()]
     source, words = "--class-weights", selection.split(",")
-    if Path(selection).is_file():
+    if os.path.isfile(selection):
         source, words = selection, read_lines(selection, option="--class-weights")
     elif ":" not in selection:
         raise ValueError(f"--class-weights {selection}: give 0:3,5:1, or an existing file with one class:weight a line")

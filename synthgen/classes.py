@@ -10,6 +10,7 @@ WordNet ids.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -122,7 +123,7 @@ def _split_classes(
     known = [word for word in words if word.strip() in class_names or _is_wnid(word.strip())]
     if re.fullmatch(r"[-+\s\d,]+", text) or len(known) == len(words):
         return "--classes", words
-    if Path(text).is_file():
+    if os.path.isfile(text):
         return text, read_lines(text, option="--classes")
     if known:
         return "--classes", words

@@ -9,12 +9,13 @@ back and is queued again. A task that is gone from the queue with shards left is
 
 from __future__ import annotations
 
-import getpass
+import os
 import shutil
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ _DEFAULT_MINUTES = 60
 _MOST_TIMEOUTS = 1000  # a task whose time is up goes on where it was
 _POLL_SECONDS = 2.0
 _QUEUE_SECONDS = 10.0
+_MOST_SILENCES = 30  # five minutes: a controller that is started again answers sooner
 _LEAVE_SECONDS = 30.0
 
 
@@ -51,7 +53,8 @@ def run_slurm(config: RenderConfig, *, quiet: bool = False) -> Manifest:
     Leaving by Ctrl-C leaves the tasks in the queue; the same command follows what they have not done, with new tasks.
 
     Raises:
-        ValueError: submitit or Slurm is not here, an option that sbatch has not, or a task failed MOST_ATTEMPTS times.
+        ValueError: submitit or Slurm is not here, an option that sbatch has not, a task failed MOST_ATTEMPTS times, or
+            squeue failed for minutes.
     """
     options = parse_slurm_options(config.slurm)
     executor = _make_executor(config.out, options)
@@ -86,20 +89,29 @@ def _follow(batch: Batch, executor: Any, num_tasks: int) -> None:
     """Returns when all shards are done and no task is left in the queue."""
     attempts: Counter[int] = Counter()
     queued: dict[int, str] = {}
-    looked = -_QUEUE_SECONDS
+    looked, num_silences = -_QUEUE_SECONDS, 0
     batch.update()
     while not batch.is_done:
         if time.monotonic() - looked >= _QUEUE_SECONDS:
             looked = time.monotonic()
-            in_queue = _jobs_in_queue()
-            if in_queue is not None:
+            try:
+                in_queue, num_silences = _jobs_in_queue(), 0
+            except ValueError as error:
+                num_silences += 1
+                if num_silences >= _MOST_SILENCES:
+                    raise ValueError(
+                        f"{error}, {num_silences} times in a row: submitted tasks stay in the queue; give the same "
+                        "command once Slurm answers again"
+                    ) from error
+            else:
                 lost = [index for index in _unfinished_tasks(batch, num_tasks) if queued.get(index) not in in_queue]
                 _submit(batch, executor, num_tasks, lost, attempts, queued)
         time.sleep(_POLL_SECONDS)
         batch.update()
     hopeless = time.monotonic() + _LEAVE_SECONDS  # the last tasks still write their logs
-    while time.monotonic() < hopeless and not (_jobs_in_queue() or set()).isdisjoint(queued.values()):
-        time.sleep(_POLL_SECONDS)
+    with suppress(ValueError):
+        while time.monotonic() < hopeless and not _jobs_in_queue().isdisjoint(queued.values()):
+            time.sleep(_POLL_SECONDS)
 
 
 def _submit(
@@ -134,8 +146,16 @@ def _unfinished_tasks(batch: Batch, num_tasks: int) -> list[int]:
     return sorted({shard.index % num_tasks for shard in left})
 
 
-def _jobs_in_queue() -> set[str] | None:
-    """Ids of this user's jobs that wait or run, arrays as 12_3; None where Slurm does not answer just now."""
-    command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
+def _jobs_in_queue() -> set[str]:
+    """Ids of this user's jobs that wait or run, arrays as 12_3.
+
+    Raises:
+        ValueError: Slurm does not answer just now, with the command and what it said.
+    """
+    # By number: names come from the environment, which may be another user's; --me is younger than some clusters.
+    command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
     answer = subprocess.run(command, capture_output=True, text=True)
-    return set(answer.stdout.split()) if answer.returncode == 0 else None
+    if answer.returncode != 0:
+        said = " ".join(answer.stderr.split()) or f"exit code {answer.returncode}"
+        raise ValueError(f"{' '.join(command)} failed ({said})")
+    return set(answer.stdout.split())

@@ -130,6 +130,14 @@ def test_wrong_weights_are_named(selection: Any, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_list_longer_than_any_file_name_is_a_list() -> None:
+    weights = {label: 2 + label % 2 for label in range(1000)}
+    selection = ",".join(f"{label}:{weight}" for label, weight in weights.items())
+    assert parse_class_weights(selection, classes=tuple(weights), num_classes=1000) == weights
+    with pytest.raises(ValueError, match="'weights' is no class:weight"):
+        parse_class_weights(f"{selection},weights", classes=tuple(weights), num_classes=1000)
+
+
 def test_weights_without_classes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no classes: leave --class-weights away"):
         parse_class_weights("0:3", classes=(), num_classes=0)

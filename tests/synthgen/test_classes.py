@@ -82,6 +82,13 @@ def test_names_mean_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert parse_classes("7", num_classes=10, class_names=tuple("9876543210")) == (7,), "a number is an id"
 
 
+def test_a_list_longer_than_any_file_name_is_a_list() -> None:
+    names = [f"class number {label}" for label in range(1000)]
+    assert len(parse_classes(",".join(names), num_classes=1000, class_names=names)) == 1000
+    with pytest.raises(ValueError, match="'class number one' is not a class id or name"):
+        parse_classes(",".join([*names, "class number one"]), num_classes=1000, class_names=names)
+
+
 def test_a_name_of_two_classes_is_refused() -> None:
     with pytest.raises(ValueError, match="--classes: 'crane' names classes 0, 2; give the id"):
         parse_classes("crane", num_classes=3, class_names=("crane", "drill", "crane"))

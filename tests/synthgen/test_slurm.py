@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +22,7 @@ import synthgen
 from shards.claims import read_claims
 from shards.manifest import Manifest
 from shards.verification import verify
+from synthgen.runners import slurm
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 from local_slurm import local_slurm, missing_programs
@@ -132,3 +134,64 @@ def test_without_slurm_one_is_told_where_to_go(tmp_path: Path, monkeypatch: pyte
 def test_options_that_sbatch_has_not(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"slurm 'colour': sbatch options are account, .*partition, .*time"):
         synthgen.render(n=4, out=tmp_path / "d", runner="slurm", slurm="time=5,colour=red")
+
+
+class Squeue:
+    """Answers in place of `subprocess.run`: from a list of what to answer, None where Slurm is silent; then always."""
+
+    def __init__(self, *answers: str | None) -> None:
+        self.answers, self.commands = list(answers), []
+
+    def __call__(self, command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        self.commands.append(command)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if answer is None:
+            return subprocess.CompletedProcess(
+                command, 1, "", "slurm_load_jobs error:\n Unable to contact controller\n"
+            )
+        return subprocess.CompletedProcess(command, 0, answer, "")
+
+
+def follow(monkeypatch: pytest.MonkeyPatch, squeue: Squeue, *, looks: int) -> list[int]:
+    """Follows a batch of two tasks that is done after so many looks at it; returns the tasks that were submitted."""
+    monkeypatch.setattr(slurm, "_QUEUE_SECONDS", 0.0)
+    monkeypatch.setattr(subprocess, "run", squeue)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(slurm, "_unfinished_tasks", lambda batch, num_tasks: [0, 1])
+    submitted: list[int] = []
+
+    def map_array(task: object, configs: list[int]) -> list[SimpleNamespace]:
+        submitted.extend(configs)
+        return [SimpleNamespace(job_id=f"12_{index}") for index in configs]
+
+    class Batch(SimpleNamespace):
+        @property
+        def is_done(self) -> bool:
+            self.looks -= 1
+            return self.looks < 0
+
+    batch = Batch(
+        looks=looks,
+        update=lambda: None,
+        config=SimpleNamespace(out="d"),
+        task_config=lambda index, count: index,
+        progress=SimpleNamespace(note=lambda text: None, warn=lambda text: None),
+    )
+    slurm._follow(batch, SimpleNamespace(map_array=map_array), 2)
+    return submitted
+
+
+def test_a_queue_that_is_silent_now_and_then_is_borne_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    silence = [None] * (slurm._MOST_SILENCES - 1)
+    squeue = Squeue("", *silence, "12_0\n12_1\n", *silence, "12_0\n12_1\n", None)
+    assert follow(monkeypatch, squeue, looks=2 * slurm._MOST_SILENCES) == [0, 1], "who is in the queue is not lost"
+    assert f"--user={os.getuid()}" in squeue.commands[0], "whatever the environment calls the user"
+
+
+def test_a_queue_that_stays_silent_is_an_error_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = (
+        r"^squeue --noheader --array .* failed \(slurm_load_jobs error: Unable to contact controller\), "
+        rf"{slurm._MOST_SILENCES} times in a row: submitted tasks stay in the queue"
+    )
+    with pytest.raises(ValueError, match=said):
+        follow(monkeypatch, Squeue("", None), looks=10 * slurm._MOST_SILENCES)
