@@ -72,17 +72,19 @@ class DecodingProcesses:
 
     def start(self) -> None:
         """Starts the processes now, and waits until they are ready; they start when they are first needed otherwise."""
-        decoders = [self._idle.get() for _ in range(self._count)]
+        places: list[_Decoder | None] = []
         try:
-            started = [decoder or _Decoder(self._dataset, self._shape) for decoder in decoders]
-            decoders = [*started]
-            for decoder in started:
+            for _ in range(self._count):
+                places.append(self._idle.get())
+            for number, decoder in enumerate(places):  # all at once, before the first is waited for
+                places[number] = decoder or _Decoder(self._dataset, self._shape)
+            for decoder in filter(None, places):
                 decoder.batch(np.empty(0, np.int64))
         except (EOFError, ConnectionError) as error:
             raise ValueError("a decoding process ended while it started; if memory is short, use fewer") from error
         finally:
-            for place in decoders:
-                self._idle.put(place)
+            for decoder in places:
+                self._give_back(decoder)
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """uint8 [B, K, height, width, 3] and int64 [B] labels, for at most `most_groups` groups.
@@ -101,13 +103,8 @@ class DecodingProcesses:
             raise ValueError(
                 f"a decoding process ended ({ended}); if the machine was short of memory, use fewer --workers"
             ) from error
-        except BaseException:
-            if decoder is not None and decoder.is_asked:  # Ctrl-C: its answer would be taken for the next one's
-                decoder.close()
-                decoder = None
-            raise
         finally:
-            self._idle.put(decoder)
+            self._give_back(decoder)
 
     def close(self) -> None:
         """Ends the processes, once none is at work; a later batch starts new ones."""
@@ -115,6 +112,13 @@ class DecodingProcesses:
             if decoder is not None:
                 decoder.close()
         self._open()
+
+    def _give_back(self, decoder: _Decoder | None) -> None:
+        """Makes a place free again; a process whose answer is still to come would give it to the next who asks."""
+        is_pending = decoder is not None and decoder.is_asked  # Ctrl-C, or its process has ended
+        self._idle.put(None if is_pending else decoder)
+        if decoder is not None and is_pending:
+            decoder.close()
 
     def _open(self) -> None:
         for _ in range(self._count):
@@ -166,6 +170,9 @@ class _Decoder:
 
     def close(self) -> int:
         """Ends the process; returns its exit code. What was lent stays readable."""
+        # Closing alone would not tell it, where a forked child has the socket, too.
+        with socket.fromfd(self._connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as end, suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)  # some systems refuse where the other end is gone
         self._connection.close()
         try:
             return self._process.wait(_PATIENCE_SECONDS)

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import shards.decoding
 from shards.console import DamageError
 from shards.dataset import GroupDataset
 from shards.decoding import DecodingProcesses
@@ -124,6 +126,52 @@ def test_an_answer_that_nobody_waited_for_is_not_given_to_the_next(
     expected_images, expected_labels = GroupDataset(groups).batch([7, 8])
     assert np.array_equal(images, expected_images) and np.array_equal(labels, expected_labels)
     assert len(set(before) - set(pids(decoding))) == 1  # whose answer was pending
+
+
+def test_starting_that_is_interrupted_leaves_no_answer_to_the_next(
+    decoding: DecodingProcesses, groups: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Connection, "recv", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            decoding.start()
+    assert len(pids(decoding)) == 1, "of the two, one had not been asked yet"
+    expected_images, expected_labels = GroupDataset(groups).batch([7, 8])
+    for _ in range(2):
+        images, labels = decoding.batch([7, 8])
+        assert np.array_equal(images, expected_images) and np.array_equal(labels, expected_labels)
+    decoding.start()
+    assert len(pids(decoding)) == 2
+
+
+def test_starting_that_is_interrupted_between_two_processes_keeps_the_first(
+    decoding: DecodingProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, made = shards.decoding._Decoder, []
+
+    def make_one(*arguments: Any) -> Any:
+        if made:
+            raise KeyboardInterrupt
+        made.append(make(*arguments))
+        return made[0]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shards.decoding, "_Decoder", make_one)
+        with pytest.raises(KeyboardInterrupt):
+            decoding.start()
+    assert pids(decoding) == [made[0]._process.pid]
+
+
+def test_closing_waits_for_no_child_that_has_the_connection_too(decoding: DecodingProcesses) -> None:
+    decoding.start()
+    decoders = list(decoding._idle.queue)
+    copies = [os.dup(decoder._connection.fileno()) for decoder in decoders]  # what a forked child has
+    try:
+        decoding.close()
+    finally:
+        for copy in copies:
+            os.close(copy)
+    assert [decoder._process.returncode for decoder in decoders] == [0, 0], "they ended by themselves"
 
 
 def interrupt(connection: Connection) -> None:
