@@ -8,6 +8,7 @@ kills the process leaves at most a name that begins with "." and ends with ".tmp
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -17,11 +18,29 @@ from pathlib import Path
 from shards.processes import host_tag, is_surely_dead
 
 _TEMPORARY_PATTERN = re.compile(r"\..+\.([A-Za-z0-9-]+)\.(\d+)\.tmp")
+_numbers = itertools.count()  # threads of one process may write the same file
 
 
 def temporary_path(path: Path) -> Path:
-    """The name beside `path` under which this process, of this host, writes it."""
-    return path.with_name(f".{path.name}.{host_tag()}.{os.getpid()}.tmp")
+    """A new name beside `path` under which this process, of this host, writes it; no two calls give the same."""
+    return path.with_name(f".{path.name}.{next(_numbers)}.{host_tag()}.{os.getpid()}.tmp")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary name, to be written inside, which takes the place of `path` at the end, or is removed.
+
+    Raises:
+        OSError: with the file's name, whatever the system call.
+    """
+    temporary = temporary_path(path)
+    try:
+        with naming(path):
+            yield temporary
+            os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -30,16 +49,10 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         OSError: with the file's name, whatever the system call.
     """
-    temporary = temporary_path(path)
-    try:
-        with naming(path), open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
     flush_folder(path.parent)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from shards.atomic import naming, temporary_path
+from shards.atomic import replacing
 from shards.canonical import JSON, first_difference
 from shards.manifest import shard_stem
 from shards.recipe import RenderSettings
@@ -145,10 +145,8 @@ def remove_work(directory: Path) -> None:
 
 def replace_file(path: Path, data: bytes) -> None:
     """As write_atomically, but without waiting for the disk: nothing in the work folder has to survive a power cut."""
-    temporary = temporary_path(path)
-    with naming(path):
+    with replacing(path) as temporary:
         temporary.write_bytes(data)
-        os.replace(temporary, path)
 
 
 def _failed_path(directory: Path, index: int) -> Path:

@@ -212,13 +212,11 @@ def write_copy(directory: Path, recipe: Recipe, size: int) -> ShardWriter:
 def test_the_second_copy_of_a_shard_is_discarded(
     tmp_path: Path, recipe: Callable[..., Recipe], other_bytes: bool
 ) -> None:
-    first = write_copy(tmp_path, recipe(), 50)
-    record = first.publish(environment={}, seconds=1.0, stages={})
-    before = {path.name: (path.read_bytes(), path.stat().st_ino) for path in (tmp_path / "data").glob("train-*")}
-    # Its temporary name is the process's, so the two are written one after the other; they could be at once elsewhere.
     with write_copy(tmp_path, recipe(), 60 if other_bytes else 50) as second:
+        with write_copy(tmp_path, recipe(), 50) as first:
+            record = first.publish(environment={}, seconds=1.0, stages={})
+        before = {path.name: (path.read_bytes(), path.stat().st_ino) for path in (tmp_path / "data").glob("train-*")}
         assert second.publish(environment={}, seconds=9.0, stages={}) == record
-    first.__exit__(None, None, None)
     after = {path.name: (path.read_bytes(), path.stat().st_ino) for path in (tmp_path / "data").iterdir()}
     assert after == before
     assert hashlib.sha256((tmp_path / "data/train-000000.tar").read_bytes()).hexdigest() == record.sha256
