@@ -22,7 +22,7 @@ from shards.locks import read_holder, try_lock, write_holder
 from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, load_manifest, manifest_bytes
 from shards.markers import Marker, is_complete, marker_path, scan_markers
 from shards.turns import turn
-from shards.work import WorkPlan, begin_work, join_work, read_plan, remove_work
+from shards.work import WorkPlan, begin_work, end_work, join_work, read_plan
 
 LOCK_NAME = ".lock"
 _LOCK_SECONDS = 2.0
@@ -156,16 +156,21 @@ def finish_dataset(directory: Path, *, num_groups: int, shard_size: int) -> Mani
     """
     directory = Path(directory)
     with turn(directory):
-        manifest = _finished_manifest(directory, num_groups, shard_size)
-        _write_files(directory, manifest)
-        plan = read_plan(directory)
-        if plan is None or (plan.num_groups, plan.shard_size) == (num_groups, shard_size):
-            remove_work(directory)
+        return _finish(directory, num_groups, shard_size)
+
+
+def _finish(directory: Path, num_groups: int, shard_size: int) -> Manifest:
+    manifest = _finished_manifest(directory, num_groups, shard_size)
+    _write_files(directory, manifest)
+    end_work(directory, num_groups=num_groups, shard_size=shard_size)
     return manifest
 
 
 def finish_if_whole(directory: Path, *, num_groups: int, shard_size: int) -> Manifest | None:
-    """As finish_dataset where every shard is done; None, cheaply, where one is missing."""
+    """As finish_dataset where every shard is done; None, cheaply, where one is missing.
+
+    A dataset that was finished by others and has grown since is left to those who grow it; its manifest is given.
+    """
     directory = Path(directory)
     names = set(os.listdir(directory / DATA_FOLDER)) if (directory / DATA_FOLDER).is_dir() else set()
     counts = {
@@ -175,13 +180,26 @@ def finish_if_whole(directory: Path, *, num_groups: int, shard_size: int) -> Man
         return None
     if not all(is_done(directory, index, count) for index, count in counts.items()):
         return None
-    return finish_dataset(directory, num_groups=num_groups, shard_size=shard_size)
+    with turn(directory):
+        if _num_groups_held(_complete_markers(directory)) > num_groups and (directory / MANIFEST_NAME).exists():
+            manifest = load_manifest(directory)
+            if manifest.num_groups >= num_groups:
+                return manifest
+        return _finish(directory, num_groups, shard_size)
+
+
+def _complete_markers(directory: Path) -> dict[int, Marker]:
+    return {index: marker for index, marker in scan_markers(directory).items() if is_complete(directory, marker)}
+
+
+def _num_groups_held(markers: Mapping[int, Marker]) -> int:
+    return max((marker.first + marker.count for marker in markers.values()), default=0)
 
 
 def _finished_manifest(directory: Path, num_groups: int, shard_size: int) -> Manifest:
-    markers = {index: marker for index, marker in scan_markers(directory).items() if is_complete(directory, marker)}
+    markers = _complete_markers(directory)
     num_shards = -(-num_groups // shard_size)
-    held = max((marker.first + marker.count for marker in markers.values()), default=0)
+    held = _num_groups_held(markers)
     if held > num_groups:
         raise ValueError(
             f"{directory} holds groups up to {held}, more than {num_groups}: ask for {held}, or read a prefix of it"
@@ -209,7 +227,7 @@ def restore_files(directory: Path) -> list[str]:
     """
     directory = Path(directory)
     stored = load_manifest(directory)
-    markers = {index: marker for index, marker in scan_markers(directory).items() if is_complete(directory, marker)}
+    markers = _complete_markers(directory)
     ordered = [markers[shard.index] for shard in stored.shards if shard.index in markers]
     if tuple(marker.record for marker in ordered) != stored.shards:
         raise ValueError(f"{directory}: its shards are not those of its manifest: run the same render again")

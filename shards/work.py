@@ -143,6 +143,16 @@ def remove_work(directory: Path) -> None:
     shutil.rmtree(Path(directory) / WORK_FOLDER, ignore_errors=True)
 
 
+def end_work(directory: Path, *, num_groups: int, shard_size: int) -> None:
+    """Removes the work folder of a finished dataset, unless tasks are growing it by now.
+
+    Only for who has the folder's turn.
+    """
+    plan = read_plan(directory)
+    if plan is None or (plan.num_groups, plan.shard_size) == (num_groups, shard_size):
+        remove_work(directory)
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """As write_atomically, but without waiting for the disk: nothing in the work folder has to survive a power cut."""
     with replacing(path) as temporary:

@@ -13,7 +13,8 @@ from types import FrameType
 from shards.console import Progress, format_bytes, format_count, format_seconds, format_things
 from shards.folder import finish_if_whole, restore_files
 from shards.manifest import Manifest, load_manifest
-from shards.work import remove_work
+from shards.turns import turn
+from shards.work import end_work, remove_work
 from shards.writer import finish_dataset
 from synthgen.config import RenderConfig
 from synthgen.devices import describe_devices
@@ -52,7 +53,11 @@ def run_local(
             lines.append(f"{job.directory}: wrote again what was lost or altered: {', '.join(restored)}")
         if not quiet:
             print("\n".join(lines), file=sys.stderr, flush=True)
-        remove_work(job.directory)
+        if share is None:
+            remove_work(job.directory)
+        else:
+            with turn(job.directory):
+                end_work(job.directory, num_groups=state.num_groups, shard_size=job.shard_size)
         return load_manifest(job.directory)
     missing = state.missing if share is None else share.of(state.missing)
     total = state.num_groups

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from typing import Any
 
 from shards.console import format_things
@@ -17,10 +18,13 @@ from synthgen.config import RenderConfig
 from synthgen.runners.batch import MOST_ATTEMPTS, finish_batch, open_batch, run_task
 
 _POLL_SECONDS = 1.0
+_PATIENCE_SECONDS = 60.0
 
 
 def run_ray(config: RenderConfig, *, quiet: bool = False) -> Manifest:
     """Renders what is missing of the dataset on all nodes of the cluster, which share the folder, and finishes it.
+
+    Leaving early, by Ctrl-C or because a task failed, ends the other tasks in good order.
 
     Raises:
         ValueError: Ray is not installed, or a task was lost, with its process, MOST_ATTEMPTS times.
@@ -57,20 +61,37 @@ def _run(ray: Any, config: RenderConfig, quiet: bool) -> Manifest:
             scheduling_strategy="SPREAD",
         )
         running = [task.remote(batch.task_config(index, num_tasks)) for index in waiting]
-        while running:
-            over, running = ray.wait(running, num_returns=len(running), timeout=_POLL_SECONDS)
-            batch.update()
-            for reference in over:
-                try:
-                    ray.get(reference)
-                except ray.exceptions.RayTaskError as error:  # what the task itself said
-                    raise error.cause from None
-                except ray.exceptions.RayError as error:
-                    raise ValueError(
-                        f"a task was lost {MOST_ATTEMPTS} times ({type(error).__name__}): if memory ran out, give a "
-                        "smaller --batch-size for a new dataset; the same command resumes"
-                    ) from error
+        try:
+            while running:
+                over, running = ray.wait(running, num_returns=len(running), timeout=_POLL_SECONDS)
+                batch.update()
+                for reference in over:
+                    _raise_what_went_wrong(ray, reference)
+        finally:
+            _cancel(ray, running)
         return finish_batch(batch)
+
+
+def _raise_what_went_wrong(ray: Any, reference: Any) -> None:
+    """Nothing where a task that is over has done its work."""
+    try:
+        ray.get(reference)
+    except ray.exceptions.RayTaskError as error:  # what the task itself said
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        raise ValueError(
+            f"a task was lost {MOST_ATTEMPTS} times ({type(error).__name__}): if memory ran out, give a smaller "
+            "--batch-size for a new dataset; the same command resumes"
+        ) from error
+
+
+def _cancel(ray: Any, running: list[Any]) -> None:
+    """Interrupts tasks as Ctrl-C would, and waits until they have given their shards back."""
+    with suppress(ray.exceptions.RayError):  # the cluster is gone, and that is what is told
+        for reference in running:
+            ray.cancel(reference)
+        if running:
+            ray.wait(running, num_returns=len(running), timeout=_PATIENCE_SECONDS)
 
 
 def _cpus_per_task(nodes: list[dict[str, float]]) -> int:

@@ -362,6 +362,25 @@ def test_finishing_again_leaves_the_work_of_those_who_grow_the_dataset(tmp_path:
     assert read_plan(tmp_path) == grown and len(read_claims(tmp_path)) == 1
 
 
+def test_who_comes_late_to_finish_a_dataset_that_has_grown_since_leaves_it(
+    tmp_path: Path, build: Build, build_shard, recipe
+) -> None:
+    whole = build(tmp_path, 10)
+    begin_work(tmp_path, WorkPlan(recipe_id=whole.recipe.id, render=RENDER, num_groups=16, shard_size=4))
+    before = (tmp_path / "manifest.json").read_bytes()
+    for index in (3, 2):  # a new shard, and the short one made longer
+        build_shard(tmp_path, recipe(), index, 4 * index, 4)
+        assert finish_if_whole(tmp_path, num_groups=10, shard_size=4) == whole
+    assert (tmp_path / "manifest.json").read_bytes() == before
+    assert (tmp_path / ".work").exists()
+    grown = finish_if_whole(tmp_path, num_groups=16, shard_size=4)
+    assert grown is not None and grown.num_groups == 16 and not (tmp_path / ".work").exists()
+    assert finish_if_whole(tmp_path, num_groups=10, shard_size=4) == grown
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="holds groups up to 16, more than 10"):
+        finish_if_whole(tmp_path, num_groups=10, shard_size=4)
+
+
 def test_a_claim_that_cannot_be_renewed_is_no_error_and_one_that_cannot_be_made_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

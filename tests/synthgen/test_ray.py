@@ -11,12 +11,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import synthgen
 from shards.claims import read_claims
 from shards.verification import verify
+from synthgen.config import RenderConfig
+from synthgen.runners import ray_cluster
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: synthgen[ray]")
 SECONDS_UNTIL_HOPELESS = 240
@@ -55,3 +59,80 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(ValueError, match=re.escape("pip install 'synthgen[ray]'")):
         synthgen.render(n=4, out=tmp_path / "d", runner="ray")
     assert not (tmp_path / "d").exists()
+
+
+class RayError(Exception):
+    """As ray.exceptions.RayError."""
+
+
+class RayTaskError(RayError):
+    """As ray.exceptions.RayTaskError: what a task itself raised is its cause."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class PretendedRay:
+    """A cluster of one node whose tasks never end, except one, on request, with what it raises."""
+
+    exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+
+    def __init__(self, ending: BaseException | None) -> None:
+        self.ending, self.cancelled, self.waits = ending, [], []
+        self.num_tasks = 0
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": {"CPU": 2}}]
+
+    def remote(self, function: object) -> PretendedRay:
+        return self
+
+    def options(self, **options: object) -> SimpleNamespace:
+        return SimpleNamespace(remote=self.submit)
+
+    def submit(self, config: RenderConfig) -> int:
+        self.num_tasks += 1
+        return self.num_tasks - 1
+
+    def wait(self, running: list[int], *, num_returns: int, timeout: float) -> tuple[list[int], list[int]]:
+        self.waits.append(timeout)
+        if isinstance(self.ending, KeyboardInterrupt) and len(self.waits) == 1:
+            raise self.ending
+        return running[:1], running[1:]
+
+    def get(self, reference: int) -> None:
+        if reference == 1 and self.ending is not None:
+            raise self.ending
+
+    def cancel(self, reference: int) -> None:
+        self.cancelled.append(reference)
+
+
+@pytest.mark.parametrize(
+    ("ending", "raised", "cancelled"),
+    [
+        (RayTaskError(OSError("the disk is full")), OSError, [2, 3]),
+        (RayError("a node was lost"), ValueError, [2, 3]),
+        (KeyboardInterrupt(), KeyboardInterrupt, [0, 1, 2, 3]),
+    ],
+)
+def test_who_leaves_early_ends_the_tasks_that_are_left(
+    ending: BaseException, raised: type, cancelled: list[int], tiny_weights: Path, tmp_path: Path
+) -> None:
+    ray = PretendedRay(ending)
+    config = RenderConfig(n=40, out=tmp_path / "d", weights=tiny_weights, shard_size=10, runner="ray", tasks=4)
+    with pytest.raises(raised):
+        ray_cluster._run(ray, config, True)
+    assert ray.cancelled == cancelled
+    assert ray.waits[-1] == ray_cluster._PATIENCE_SECONDS, "they give their shards back"
+
+
+def test_tasks_that_end_well_are_not_cancelled(
+    tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_cluster, "finish_batch", lambda batch: "finished")
+    ray = PretendedRay(None)
+    config = RenderConfig(n=40, out=tmp_path / "d", weights=tiny_weights, shard_size=10, runner="ray", tasks=4)
+    assert ray_cluster._run(ray, config, True) == "finished"
+    assert ray.cancelled == [] and set(ray.waits) == {ray_cluster._POLL_SECONDS}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import pytest
 
 import shards.folder
 import synthgen
+import synthgen.rendering
 from shards.folder import lock_dataset, share_dataset
 from shards.manifest import Manifest, load_manifest
 from shards.recipe import RenderSettings
 from shards.verification import verify
-from shards.work import WorkPlan
+from shards.work import WorkPlan, begin_work, read_plan
 from synthgen.config import RenderConfig
 from synthgen.plan import plan_shards
 from synthgen.runners.tasks import TaskShare, task_share
@@ -160,6 +162,22 @@ def test_a_task_of_another_plan_is_told(render: Render, tmp_path: Path) -> None:
     ):
         render(tmp_path / "d", task_index=0, task_count=2)
     assert render(tmp_path / "d", task_index=0, task_count=2) is None, "they are gone, and so is their plan"
+
+
+def test_a_task_with_nothing_to_do_leaves_the_work_of_those_who_grow_the_dataset(
+    render: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, larger = render(tmp_path / "d"), replace(PLAN, num_groups=170)
+
+    def others_begin(job: object, state: object) -> None:
+        """The plan of this task is done and gone, and tasks of a larger one come in."""
+        begin_work(tmp_path / "d", larger)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(synthgen.rendering, "check_disk", others_begin)
+        assert render(tmp_path / "d", task_index=0, task_count=2) == whole
+    assert read_plan(tmp_path / "d") == larger
+    assert render(tmp_path / "d") == whole and read_plan(tmp_path / "d") is None, "who has it alone clears it up"
 
 
 def test_jobs_in_one_piece_and_tasks_exclude_each_other(
