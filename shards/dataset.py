@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.canonical import JSON
-from shards.codec import decode_all_into, decode_into
+from shards.codec import decode_all_into, decode_into, empty_pixels
 from shards.console import DamageError
 from shards.manifest import Manifest, group_key, load_manifest
 from shards.markers import index_path, tar_path
@@ -203,7 +203,7 @@ class GroupDataset:
         """
         wanted = np.asarray(indices, dtype=np.int64)
         shape = (len(wanted), self.num_images, self.image_size, self.image_size, 3)
-        images = np.empty(shape, np.uint8) if out is None else out
+        images = empty_pixels(shape) if out is None else out
         assert images.shape == shape and images.dtype == np.uint8 and images.flags.c_contiguous, "out does not fit"
         labels = np.empty(len(wanted), np.int64)
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):

@@ -31,6 +31,7 @@ from types import TracebackType
 
 import numpy as np
 
+from shards.codec import OFF_THE_GRID
 from shards.dataset import GroupDataset
 
 _NUM_SLOTS = 3
@@ -132,9 +133,9 @@ class _Decoder:
         package_folder = str(Path(__file__).parents[1])
         search_path = os.pathsep.join(filter(None, (package_folder, os.environ.get("PYTHONPATH"))))
         ours, theirs = socket.socketpair()
-        memory = _open_memory(_NUM_SLOTS * math.prod(shape))
+        memory = _open_memory(_NUM_SLOTS * _slot_bytes(shape))
         try:
-            self._memory = mmap.mmap(memory, _NUM_SLOTS * math.prod(shape))
+            self._memory = mmap.mmap(memory, _NUM_SLOTS * _slot_bytes(shape))
             self._process = subprocess.Popen(
                 (sys.executable, "-m", "shards.decoding", str(theirs.fileno()), str(memory)),
                 stdin=subprocess.DEVNULL,
@@ -156,7 +157,8 @@ class _Decoder:
     def batch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         assert len(indices) <= self._shape[0], "more groups than memory was set aside for"
         slot = self._spare.pop() if self._spare else 0
-        memory = (ctypes.c_ubyte * math.prod(self._shape)).from_buffer(self._memory, slot * math.prod(self._shape))
+        start = slot * _slot_bytes(self._shape) + OFF_THE_GRID
+        memory = (ctypes.c_ubyte * math.prod(self._shape)).from_buffer(self._memory, start)
         if slot:
             weakref.finalize(memory, self._spare.append, slot).atexit = False
         self.is_asked = True
@@ -181,6 +183,11 @@ class _Decoder:
             return self._process.wait()
 
 
+def _slot_bytes(shape: tuple[int, ...]) -> int:
+    """Memory of one batch, which begins OFF_THE_GRID bytes after its start; a multiple of 32."""
+    return -(-(math.prod(shape) + OFF_THE_GRID) // 32) * 32
+
+
 def _open_memory(size: int) -> int:
     """Descriptor of memory that bears no name, so that nothing stays behind."""
     if hasattr(os, "memfd_create"):
@@ -195,12 +202,16 @@ def _open_memory(size: int) -> int:
 def serve(connection: Connection, memory: int) -> None:
     """What a process does: decodes the batches that it is asked for, until nobody can ask any more."""
     dataset, shape = connection.recv()
-    slots = np.frombuffer(mmap.mmap(memory, _NUM_SLOTS * math.prod(shape)), np.uint8).reshape(_NUM_SLOTS, *shape)
+    mapped = mmap.mmap(memory, _NUM_SLOTS * _slot_bytes(shape))
+    slots = [
+        np.frombuffer(mapped, np.uint8, math.prod(shape), slot * _slot_bytes(shape) + OFF_THE_GRID).reshape(shape)
+        for slot in range(_NUM_SLOTS)
+    ]
     while True:
         slot, indices = connection.recv()
         answer: np.ndarray | Exception
         try:
-            _, answer = dataset.batch(indices, out=slots[slot, : len(indices)])
+            _, answer = dataset.batch(indices, out=slots[slot][: len(indices)])
         except Exception as error:  # whatever it is, it belongs to the one who asked
             answer = error
         connection.send(answer)

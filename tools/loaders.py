@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from shards.beton import to_ffcv
+from shards.codec import empty_pixels
 from shards.dataset import GroupDataset
 from shards.decoding import DecodingProcesses
 from shards.manifest import group_key
@@ -151,7 +152,7 @@ def open_decode(task: LoadTask, num_workers: int) -> Epoch:
     files = [bytes(dataset.read(index, name)) for index in range(task.num_groups) for name in task.image_names]
 
     def decode(block: range) -> ndarray:
-        images = np.empty((len(block), *task.shape), np.uint8)
+        images = empty_pixels((len(block), *task.shape))
         places = list(images.reshape(-1, *task.shape[1:]))
         for data, place in zip(files[block.start * task.shape[0] : block.stop * task.shape[0]], places, strict=True):
             simplejpeg.decode_jpeg(data, "RGB", False, False, 0, 0, 1.0, place)

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import shards.decoding
+from shards.codec import OFF_THE_GRID, empty_pixels
 from shards.console import DamageError
 from shards.dataset import GroupDataset
 from shards.decoding import DecodingProcesses
@@ -79,6 +80,16 @@ def test_what_is_held_is_never_written_over(groups: Path) -> None:
             assert np.array_equal(images, dataset.batch(range(first, first + 4))[0])
         assert np.array_equal(rest, dataset.batch([6, 7])[0][:, 1])
     assert np.array_equal(rest, dataset.batch([6, 7])[0][:, 1])  # when the process has gone, too
+
+
+def test_pixels_lie_where_they_are_decoded_into_fast(decoding: DecodingProcesses, groups: Path) -> None:
+    """At multiples of 32 bytes libjpeg-turbo would write past the caches."""
+    made = [decoding.batch(range(size))[0] for size in (12, 5)]
+    made += [GroupDataset(groups).batch(range(size))[0] for size in (3, 12)]
+    made += [empty_pixels((size, 2, 32, 32, 3)) for size in (1, 300)]
+    for images in made:
+        assert images.ctypes.data % 32 == OFF_THE_GRID and images.flags.c_contiguous and images.flags.writeable
+    assert empty_pixels((0, 2, 3)).shape == (0, 2, 3)
 
 
 def test_memory_comes_back_when_nobody_holds_it(decoding: DecodingProcesses) -> None:
