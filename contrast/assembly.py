@@ -65,7 +65,7 @@ def assemble_batches(
     *,
     real: tuple[GroupDataset, Batches] | None,
 ) -> Batches:
-    """`objective.num_images` images of every group of `batches`, and after them of the real ones.
+    """`objective.num_images` images of every group of `batches`, and with them of the real ones.
 
     Raises:
         ValueError: classes of the real images are needed and have no generated namesakes; too small a batch.
@@ -87,5 +87,6 @@ def assemble_batches(
         real_batches,
         num_images=objective.num_images,
         first_index=len(dataset),
+        num_parts=config.accumulate,
         classes=match_classes(dataset.class_names, real_dataset.class_names) if objective.needs_classes else None,
     )

@@ -68,11 +68,12 @@ def match_classes(generated: Mapping[int, str], real: Mapping[int, str]) -> dict
 
 
 class MixedBatches:
-    """Every batch of the one followed by the batch of the same step of the other.
+    """Every batch of the one followed by the batch of the same step of the other, part by part.
 
     Args:
         num_images: images of a group; a real image stands in for all of them.
         first_index: added to the real groups' indices, so that they are other groups than the generated ones.
+        num_parts: parts that the batch will be split into; see `deal_parts`.
         classes: which label a real label becomes; None where no objective looks at them.
     """
 
@@ -83,21 +84,24 @@ class MixedBatches:
         *,
         num_images: int,
         first_index: int,
+        num_parts: int = 1,
         classes: Mapping[int, int] | None = None,
     ) -> None:
         self.steps_per_epoch = generated.steps_per_epoch
         self._generated, self._real = generated, real
         self._num_images, self._first_index, self._classes = num_images, first_index, classes
+        self._num_parts = num_parts
 
     def steps(self, first: int, last: int) -> Generator[GroupBatch, None, None]:
         """Batches of the steps first … last - 1, in order."""
         with closing(self._generated.steps(first, last)) as generated, closing(self._real.steps(first, last)) as real:
             for ours, theirs in zip(generated, real, strict=True):
+                real_images = theirs.images[:, :1].repeat(self._num_images, axis=1)
                 yield GroupBatch(
                     step=ours.step,
-                    indices=np.concatenate([ours.indices, theirs.indices + self._first_index]),
-                    labels=np.concatenate([ours.labels, self._translate(theirs.labels)]),
-                    images=np.concatenate([ours.images, theirs.images[:, :1].repeat(self._num_images, axis=1)]),
+                    indices=deal_parts(ours.indices, theirs.indices + self._first_index, self._num_parts),
+                    labels=deal_parts(ours.labels, self._translate(theirs.labels), self._num_parts),
+                    images=deal_parts(ours.images, real_images, self._num_parts),
                 )
 
     def _translate(self, labels: ndarray) -> ndarray:
@@ -106,20 +110,33 @@ class MixedBatches:
         return np.array([self._classes[label] for label in labels.tolist()], dtype=np.int64)
 
 
-def own_rows(num_generated: int, num_real: int, *, num_images: int, rank: int, world_size: int) -> ndarray:
-    """Which images of the global batch a rank holds: its share of the generated groups, then of the real ones, int64.
+def deal_parts(generated: ndarray, real: ndarray, num_parts: int) -> ndarray:
+    """The rows of one process's batch, part after part: in each its share of the generated ones, then of the real ones.
+
+    With all real images in the last part, a contrast would tell the two kinds apart, and so would batch statistics.
+    """
+    shares = zip(np.split(generated, num_parts), np.split(real, num_parts), strict=True)
+    return np.concatenate([rows for part in shares for rows in part])
+
+
+def own_rows(
+    num_generated: int, num_real: int, *, num_images: int, rank: int, world_size: int, num_parts: int = 1
+) -> ndarray:
+    """Which images of the global batch a rank holds, int64, in the order of `deal_parts`.
 
     Raises:
-        ValueError: they do not divide among the processes.
+        ValueError: the groups do not divide among the processes and parts.
     """
-    if num_generated % world_size or num_real % world_size:
+    num_shares = world_size * num_parts
+    if num_generated % num_shares or num_real % num_shares:
         raise ValueError(
-            f"{num_generated} generated and {num_real} real groups do not divide among {world_size} processes: "
-            "use another --batch-size or --mix"
+            f"{num_generated} generated and {num_real} real groups do not divide among {world_size} processes"
+            + (f" in {num_parts} parts" if num_parts > 1 else "")
+            + ": use another --batch-size or --mix"
         )
     blocks = []
     for first, count in ((0, num_generated), (num_generated, num_real)):
         share = count // world_size
         begin = first + rank * share
         blocks.append(np.arange(begin * num_images, (begin + share) * num_images))
-    return np.concatenate(blocks)
+    return deal_parts(*blocks, num_parts)

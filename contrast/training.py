@@ -261,6 +261,7 @@ def _rows_of_parts(config: TrainConfig, objective: Objective, place: Place) -> l
         num_images=objective.num_images,
         rank=place.rank,
         world_size=place.world_size,
+        num_parts=config.accumulate,
     )
     return list(torch.from_numpy(rows).chunk(config.accumulate))
 

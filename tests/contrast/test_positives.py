@@ -169,6 +169,31 @@ def test_rows_of_the_ranks_are_the_batch() -> None:
         own_rows(6, 1, num_images=2, rank=0, world_size=2)
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_every_part_of_a_mixed_batch_has_the_same_share_of_real_images(
+    groups: Path, make_groups: Callable[..., Path], world_size: int
+) -> None:
+    real, generated = GroupDataset(make_groups(seed=3, num_groups=20)), GroupDataset(groups)
+
+    def batch(rank: int, world_size: int, num_parts: int) -> GroupBatch:
+        place = {"seed": 0, "rank": rank, "world_size": world_size}
+        sources = GroupBatches(generated, batch_size=12, **place), GroupBatches(real, batch_size=4, **place)
+        return next(MixedBatches(*sources, num_images=2, first_index=96, num_parts=num_parts).steps(0, 1))
+
+    whole = batch(0, 1, 1)
+    assert (whole.indices >= 96).tolist() == [False] * 12 + [True] * 4
+    images = whole.images.reshape(-1, *whole.images.shape[2:])
+    for rank in range(world_size):
+        rows = own_rows(12, 4, num_images=2, rank=rank, world_size=world_size, num_parts=2)
+        parts = batch(rank, world_size, 2).split(2)
+        for part, part_rows in zip(parts, np.split(rows, 2), strict=True):
+            assert (part.indices >= 96).sum() == 4 / world_size / 2
+            assert np.array_equal(part.images.reshape(-1, *images.shape[1:]), images[part_rows])
+            assert np.array_equal(part.indices, whole.indices[part_rows[::2] // 2])
+    with pytest.raises(ValueError, match="12 generated and 3 real groups do not divide among 1 processes in 2 parts"):
+        own_rows(12, 3, num_images=2, rank=0, world_size=1, num_parts=2)
+
+
 def test_what_mix_takes() -> None:
     assert parse_mix("real=data:sets/photos:0.25") == (Path("data:sets/photos"), 0.25)
     for text in (
