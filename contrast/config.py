@@ -29,7 +29,7 @@ SEED_END = 2**63  # what fits 64 bits with a sign
 class TrainConfig:
     """The choices of a run. Together with the groups that it reads they decide the encoder.
 
-    Where and how fast it runs (device, threads, checkpoints) is `RunOptions`' business, in `contrast.training`.
+    Where and how fast it runs (device, threads, checkpoints) is `RunOptions`' business, in `contrast.run_options`.
     """
 
     steps: int
@@ -54,7 +54,7 @@ class TrainConfig:
     learning_rate: float = 2e-3
     """Peak, for this batch size; reached after the warm-up, then a half cosine down to zero."""
     weight_decay: float = 0.05
-    """Of the weights alone; biases and normalisation are left free."""
+    """Of matrices and kernels alone; see contrast.optimizer.split_parameters."""
     warmup: float = 0.1
     """Share of the steps in which the learning rate grows linearly."""
     temperature: float = 0.1

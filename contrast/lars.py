@@ -1,8 +1,8 @@
 """LARS: every weight matrix moves by a step in proportion to its own length, so that very large batches train.
 
 You, Gitman and Ginsburg 2017, with SimCLR's constants (google-research/simclr, lars_optimizer.py): trust coefficient
-0.001, momentum 0.9, and the learning rate inside the momentum. Biases and normalisation are in a group with
-`adapt=False`: plain momentum, no weight decay.
+0.001, momentum 0.9, and the learning rate inside the momentum. Biases, normalisation and whatever else does not decay
+are in a group with `adapt=False`: plain momentum.
 
     optimizer = LARS([{"params": weights, "weight_decay": 1e-6}, {"params": biases, "adapt": False}], lr=0.3)
 """

@@ -35,12 +35,11 @@ def default_settings(objective: str, optimizer: str, *, batch_size: int) -> dict
 
 
 def build_optimizer(config: TrainConfig, network: nn.Module) -> Optimizer:
-    """SGD, LARS or AdamW with two explicit parameter groups: matrices and kernels, and vectors (biases, norms).
+    """SGD, LARS or AdamW with two explicit parameter groups: those of `split_parameters`.
 
-    Vectors do not decay, and LARS does not adapt its steps to their length.
+    The second does not decay, and LARS does not adapt its steps to its length.
     """
-    decayed = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    free = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    decayed, free = split_parameters(network)
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": free, "weight_decay": 0.0},
@@ -51,6 +50,26 @@ def build_optimizer(config: TrainConfig, network: nn.Module) -> Optimizer:
         return LARS([groups[0], {**groups[1], "adapt": False}], lr=config.learning_rate)
     assert config.optimizer == "adamw", config.optimizer
     return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters that decay, and those that are left free, both in the network's order.
+
+    Matrices and kernels decay: weights, by name, of more than one dimension. Class tokens, position embeddings, tables
+    of relative positions and layer scales may have several dimensions too, and go by other names. What a module lists in
+    `no_weight_decay()`, timm's convention, is left free as well.
+    """
+    listed = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in network.named_modules()
+        if callable(getattr(module, "no_weight_decay", None))
+        for name in module.no_weight_decay()  # type: ignore[operator]
+    }
+    decayed, free = [], []
+    for name, parameter in network.named_parameters():
+        is_weight = parameter.ndim > 1 and "weight" in name.rpartition(".")[2]
+        (decayed if is_weight and name not in listed else free).append(parameter)
+    return decayed, free
 
 
 def learning_rate_at(config: TrainConfig, step: int) -> float:

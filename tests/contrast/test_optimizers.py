@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from contrast.config import TrainConfig
 from contrast.encoders import build_encoder
@@ -46,6 +47,35 @@ def test_lars_keeps_biases_and_norms_out() -> None:
     groups = build_optimizer(TrainConfig(steps=1, optimizer="lars", weight_decay=0.3), network).param_groups
     assert [(group["adapt"], group["weight_decay"]) for group in groups] == [(True, 0.3), (False, 0.0)]
     assert all(parameter.ndim == 1 for parameter in groups[1]["params"])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lars"])
+@pytest.mark.parametrize(
+    ("name", "free"),
+    [
+        ("torchvision:vit_b_16", ["class_token", "encoder.pos_embedding"]),
+        ("torchvision:swin_t", ["features.1.0.attn.relative_position_bias_table"]),
+        ("torchvision:convnext_tiny", ["features.1.0.layer_scale"]),
+        ("timm:vit_tiny_patch16_224", ["cls_token", "pos_embed"]),
+        ("timm:swinv2_tiny_window8_256", ["layers.0.blocks.0.attn.cpb_mlp.0.weight"]),  # a matrix that the model lists
+    ],
+)
+def test_tokens_positions_and_layer_scales_do_not_decay(optimizer: str, name: str, free: list[str]) -> None:
+    pytest.importorskip(name.partition(":")[0])
+    with torch.device("meta"):
+        network = nn.ModuleDict({"encoder": build_encoder(name, image_size=64)})
+    config = TrainConfig(steps=1, optimizer=optimizer, weight_decay=0.3)
+    decayed, rest = build_optimizer(config, network).param_groups
+    assert (decayed["weight_decay"], rest["weight_decay"]) == (0.3, 0.0)
+    ids = {id(parameter) for parameter in rest["params"]}
+    left_free = {path for path, parameter in network.named_parameters() if id(parameter) in ids}
+    assert {f"encoder.backbone.{path}" for path in free} <= left_free
+    assert len(decayed["params"]) + len(rest["params"]) == len(list(network.parameters()))
+    modules = dict(network.named_modules())
+    for path, _ in network.named_parameters():  # and every layer's matrix or kernel does
+        module, _, part = path.rpartition(".")
+        if isinstance(modules[module], nn.Linear | nn.Conv2d) and part == "weight" and "cpb_mlp" not in path:
+            assert path not in left_free, path
 
 
 def test_lars_in_a_step_without_gradients_does_nothing() -> None:
