@@ -10,7 +10,6 @@ image has patches, and residual networks with a large first convolution get the 
 from __future__ import annotations
 
 import difflib
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,11 @@ from torch import Tensor, nn
 # Up to this size a ResNet starts with a 3x3 convolution of stride 1 and no max-pool (SimCLR, appendix B.9).
 SMALL_IMAGE_SIZE = 64
 NUM_MATCHES = 3
+TORCHVISION_SETTINGS: dict[str, dict[str, Any]] = {
+    # Auxiliary classifiers would make the output a tuple while training. The initialisation is their own.
+    name: {"aux_logits": False, "init_weights": True}
+    for name in ("googlenet", "inception_v3")
+}
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -82,7 +86,7 @@ def classifier_name(network: nn.Module) -> str:
     """Dotted name of a torchvision model's last linear layer, such as fc or classifier.1."""
     names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     if not names:
-        raise ValueError("it has no linear classifier")
+        raise ValueError("nor of another size: it has no linear classifier to leave away")
     return names[-1]
 
 
@@ -105,10 +109,8 @@ def _torchvision_names() -> list[str]:
 def _torchvision(model: str, image_size: int) -> nn.Module:
     import torchvision
 
-    settings = {"image_size": image_size} if model.startswith("vit_") else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # two old models announce another initialisation
-        network = torchvision.models.get_model(model, weights=None, **settings)
+    settings = {"image_size": image_size} if model.startswith("vit_") else TORCHVISION_SETTINGS.get(model, {})
+    network = torchvision.models.get_model(model, weights=None, **settings)
     network.set_submodule(classifier_name(network), nn.Identity())
     if image_size <= SMALL_IMAGE_SIZE and has_large_stem(network):
         replace_small_stem(network)

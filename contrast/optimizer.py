@@ -56,8 +56,8 @@ def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Pa
     """The parameters that decay, and those that are left free, both in the network's order.
 
     Matrices and kernels decay: weights, by name, of more than one dimension. Class tokens, position embeddings, tables
-    of relative positions and layer scales may have several dimensions too, and go by other names. What a module lists in
-    `no_weight_decay()`, timm's convention, is left free as well.
+    of relative positions and layer scales may have several dimensions too, and go by other names. What a module lists
+    in `no_weight_decay()`, timm's convention, is left free as well.
     """
     listed = {
         f"{prefix}.{name}" if prefix else name

@@ -64,6 +64,8 @@ def test_timm_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) ->
         ("torchvision:mobilenet_v3_small", 32, 1024),
         ("torchvision:vit_b_16", 32, 768),
         ("torchvision:shufflenet_v2_x0_5", 64, 1024),
+        ("torchvision:googlenet", 32, 1024),
+        ("torchvision:inception_v3", 80, 2048),
         ("timm:vit_tiny_patch16_224", 32, 192),
         ("timm:resnet18", 32, 512),
         ("timm:resnet18", 96, 512),
@@ -107,3 +109,5 @@ def test_a_size_that_does_not_fit_is_refused() -> None:
         build_encoder("torchvision:alexnet", image_size=32)
     with pytest.raises(ValueError, match=r"encoder torchvision:inception_v3 does not take images of 32 px"):
         build_encoder("torchvision:inception_v3", image_size=32)
+    with pytest.raises(ValueError, match=r"squeezenet1_1 does not take .* \(nor of another size: it has no linear"):
+        build_encoder("torchvision:squeezenet1_1", image_size=32)
