@@ -1,4 +1,4 @@
-"""Features of a frozen encoder, computed once: they are cached under a key made of the weights and the pixels.
+"""Features of a frozen encoder, computed once: they are cached under a key of all that decides them.
 
 features = extract_features(encoder, images.pixels, device=torch.device("cpu"), precision="bfloat16")
 """
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-from contrast.encoders import Encoder, to_encoder_layout
+from contrast.encoders import SCALE, SHIFT, Encoder, to_encoder_layout
 from contrast.images import LabelledImages
 from shards.atomic import write_atomically
 
@@ -44,8 +44,14 @@ def extract_features(encoder: Encoder, pixels: ndarray, *, device: torch.device,
 def cached_features(
     encoder: Encoder, images: LabelledImages, *, folder: Path, device: torch.device, precision: str
 ) -> ndarray:
-    """As `extract_features`, read from `folder` where the same weights have seen the same pixels before."""
-    key = hashlib.sha256(f"{FORMAT}/{weights_sha256(encoder)}/{images.sha256}/{precision}/{device.type}".encode())
+    """As `extract_features`, read from `folder` where the same weights have seen the same pixels before.
+
+    The weights say neither how the input is scaled nor which torch computes with them: the key holds both as well.
+    """
+    deciding = (
+        FORMAT, weights_sha256(encoder), SCALE, SHIFT, images.sha256, precision, device.type, torch.__version__
+    )  # fmt: skip
+    key = hashlib.sha256("/".join(map(str, deciding)).encode())
     path = folder / f"{key.hexdigest()[:32]}.npy"
     if path.exists():
         try:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from contrast.config import TrainConfig
 from contrast.encoders import Encoder, build_encoder
-from contrast.evaluation import scoring
+from contrast.evaluation import features, scoring
 from contrast.evaluation.features import cached_features, extract_features, pixel_features
 from contrast.evaluation.results import Evaluation, read_evaluation
 from contrast.evaluation.scoring import evaluate_run, load_encoder, untrained_encoder
@@ -112,6 +112,12 @@ def test_features_are_cached_by_content(tmp_path: Path, monkeypatch: pytest.Monk
         path.write_bytes(path.read_bytes()[:50])  # damaged copies are computed again
     recomputed = cached_features(encoder, images, folder=tmp_path, device=CPU, precision="float32")
     assert np.array_equal(recomputed, changed) and len(calls) == 4
+    for module, name, value in ((features, "SCALE", 1.0), (features, "SHIFT", 0.0), (torch, "__version__", "0.1")):
+        with monkeypatch.context() as other_version:
+            other_version.setattr(module, name, value)
+            cached_features(encoder, images, folder=tmp_path, device=CPU, precision="float32")
+    cached_features(encoder, images, folder=tmp_path, device=CPU, precision="float32")
+    assert len(calls) == 7
 
 
 def test_pixels_are_compared_by_correlation() -> None:
