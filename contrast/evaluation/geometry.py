@@ -75,9 +75,11 @@ def alignment(first: ndarray, second: ndarray) -> float:
 
 
 def uniformity(features: ndarray) -> float:
-    """log of the mean over all pairs of exp(-2 |x - y|^2), [N, dim] on the unit sphere: from -4 to 0, lower is better.
+    """log of the mean over all pairs of exp(-2 |x - y|^2), [N, dim] on the unit sphere; lower is better.
 
-    Wang and Isola 2020, section 4.1, with t = 2. The value 0 is total collapse.
+    Wang and Isola 2020, section 4.1, with t = 2. From -4 N / (N - 1), all points equally far apart, to 0, total
+    collapse. More points than dim + 1 cannot be that far apart: points spread evenly come to about -4 in many
+    dimensions and stay above it in few (-1.6 on a circle).
     """
     points = torch.from_numpy(_unit(features))
     total = 0.0

@@ -76,6 +76,11 @@ def test_the_ends_of_both_scales() -> None:
     assert uniformity(same) == pytest.approx(0)
     corners = np.array([[1.0, 0], [-1, 0]])
     assert uniformity(corners) == pytest.approx(-8)  # two points, as far apart as can be: -2 * 2^2
+    simplex = np.eye(9) - 1 / 9  # nine points, as far apart as can be
+    assert uniformity(simplex) == pytest.approx(-4 * 9 / 8)
+    assert uniformity(np.random.default_rng(0).normal(size=(9, 8))) > -4 * 9 / 8
+    angles = 2 * np.pi * np.arange(2000) / 2000
+    assert uniformity(np.stack([np.cos(angles), np.sin(angles)], axis=1)) == pytest.approx(-1.6, abs=0.05)
 
 
 def test_pairs_share_a_class_and_no_image_is_in_two() -> None:
