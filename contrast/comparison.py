@@ -50,14 +50,28 @@ class Comparison:
     differing: tuple[str, ...]
     """Settings that are not the same in all of them."""
 
+    @property
+    def scored_midway(self) -> tuple[str, ...]:
+        """Names of the runs whose scores were taken before their last step."""
+        return tuple(
+            run.name for run in self.runs if run.evaluation is not None and run.evaluation.step != run.settings["steps"]
+        )
+
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Heads, and a row of cells per run: differing settings, steps, loss, scores of the trained encoder."""
+        """Heads, and a row of cells per run: differing settings, steps, loss, scores of the trained encoder.
+
+        Where scores are not of a run's last step, a column says which step they are of.
+        """
         heads = ["run", *(name.removeprefix("trained_on.") for name in self.differing), "steps done", "loss"]
         rows = [[run.name, *(_text(run.settings.get(name)) for name in self.differing)] for run in self.runs]
         for run, row in zip(self.runs, rows, strict=True):
             last = run.metrics[-1] if run.metrics else {}
             row.append(f"{last['step']:.0f}" if last else ABSENT)
             row.append(f"{last['loss']:.3f}" if "loss" in last else ABSENT)
+        if self.scored_midway:
+            heads.append("scored at step")
+            for run, row in zip(self.runs, rows, strict=True):
+                row.append(ABSENT if run.evaluation is None else str(run.evaluation.step))
         scored = [_scores_of(run.evaluation) for run in self.runs]
         sources = dict.fromkeys(source for scores in scored for source, _ in scores)
         for source, head in dict.fromkeys(key for scores in scored for key in scores):
@@ -160,7 +174,8 @@ def draw_curves(comparison: Comparison) -> Figure:
     drawn = [run for run in comparison.runs if run.metrics]
     if not drawn:
         raise ValueError("no run has recorded a step yet: there are no curves to draw")
-    panels = [("loss", "contrastive loss")]
+    objectives = {run.settings["objective"] for run in drawn}
+    panels = [("loss", f"{objectives.pop()} loss" if len(objectives) == 1 else "loss of the run's objective")]
     if any("knn" in record for run in drawn for record in run.metrics):
         panels.append(("knn", "kNN accuracy while training, %"))
     figure = Figure(figsize=(5.6 * len(panels), 3.8), layout="constrained")
@@ -242,6 +257,7 @@ def _page(comparison: Comparison) -> str:
     return environment.from_string(template).render(
         heads=heads,
         rows=rows,
+        scored_midway=comparison.scored_midway,
         curves_svg=svg[svg.index("<svg") :] if has_curves else "",
         tested_on=_tested_on([run.evaluation for run in comparison.runs if run.evaluation is not None]),
     )

@@ -49,7 +49,7 @@ def write_report(run: Path, out: Path, *, sheet: Path | None = None) -> Path:
         evaluation=read_evaluation(run),
         columns_of_test=columns_of_test,
         columns_of_groups=columns_of_groups,
-        loss_svg=draw_loss_curve(metrics) if metrics else "",
+        loss_svg=draw_loss_curve(metrics, objective=record.config.objective) if metrics else "",
         training=_training_rows(record, metrics),
         sheet=_read_png(sheet) if sheet is not None else "",
         config=json.dumps(record.to_json(), indent=1, ensure_ascii=False),
@@ -60,7 +60,7 @@ def write_report(run: Path, out: Path, *, sheet: Path | None = None) -> Path:
     return out
 
 
-def draw_loss_curve(metrics: list[dict[str, float]]) -> str:
+def draw_loss_curve(metrics: list[dict[str, float]], *, objective: str) -> str:
     """An SVG element: the loss over the steps, that of an encoder that knows nothing, and kNN where it was scored."""
     from matplotlib.figure import Figure
 
@@ -76,7 +76,7 @@ def draw_loss_curve(metrics: list[dict[str, float]]) -> str:
     )
     axes.axhline(metrics[-1]["chance_loss"], color="#999", linestyle="--", linewidth=1, label="chance")
     axes.set_xlabel("step")
-    axes.set_ylabel("contrastive loss")
+    axes.set_ylabel(f"{objective} loss")
     axes.spines[["top", "right"]].set_visible(False)
     scored = [record for record in metrics if "knn" in record]
     if scored:

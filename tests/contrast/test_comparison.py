@@ -78,6 +78,25 @@ def test_curves_are_over_the_groups_seen(runs: tuple[Path, Path, Path]) -> None:
     assert [line.get_xdata().tolist() for line in loss.lines] == [[32, 64, 96], [32, 64, 96], [32, 64]]
     assert [line.get_label() for line in knn.lines] == ["a", "b"]  # the third was not scored while training
     assert loss.get_xlabel() == "groups seen" and "kNN" in knn.get_ylabel()
+    assert loss.get_ylabel() == "loss of the run's objective"
+    alike = draw_curves(compare_runs([runs[0], runs[2]])).axes[0]
+    assert alike.get_ylabel() == "simclr loss"
+
+
+def test_scores_of_a_step_in_mid_run_say_so(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    run = tmp_path / "midway"
+    shutil.copytree(runs[0], run)
+    scores = json.loads((run / "evaluate.json").read_text())
+    (run / "evaluate.json").write_text(json.dumps({**scores, "step": 4}))  # the run has gone on since
+    comparison = compare_runs([run, runs[1], runs[2]])
+    heads, rows = comparison.table()
+    column = heads.index("scored at step")
+    assert [row[column] for row in rows] == ["4", "6", ABSENT]
+    assert [row[heads.index("steps done")] for row in rows] == ["6", "6", "4"]
+    contrast.compare([run, runs[1]], out=tmp_path / "page.html")
+    assert "Not scored at the last step, as the column says: midway." in (tmp_path / "page.html").read_text()
+    contrast.compare(runs, out=tmp_path / "page.html")
+    assert "Not scored at the last step" not in (tmp_path / "page.html").read_text()
 
 
 def test_files_by_their_names(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from contrast.config import TrainConfig
 from contrast.evaluation.scoring import evaluate_run
-from contrast.page import write_report
+from contrast.page import draw_loss_curve, write_report
 from contrast.run_options import RunOptions
 from contrast.training import train_encoder
 from shards.console import DamageError
@@ -60,6 +60,11 @@ def test_the_page_holds_everything(run: Path, groups: Path, tmp_path: Path) -> N
     links.feed(page)
     assert links.found and all(link.startswith(("data:", "#")) for link in links.found)
     assert not re.search(r"<script|@import|url\(http", page)
+
+
+def test_the_curve_is_of_the_objective_s_loss() -> None:
+    svg = draw_loss_curve([{"step": 1, "loss": 2.0, "chance_loss": 3.0}], objective="cross-entropy")
+    assert "cross-entropy loss" in svg and "contrastive" not in svg
 
 
 def test_wrong_input_is_refused(run: Path, tmp_path: Path) -> None:
