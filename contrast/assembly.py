@@ -17,6 +17,7 @@ from contrast.distributed import Place
 from contrast.mixing import MixedBatches, match_classes
 from contrast.objectives import GroupFacts, Objective
 from contrast.positives import PickedBatches
+from contrast.run_folder import TrainedOn, content_of, hash_anchors
 from shards.dataset import GroupDataset
 
 NUM_GROUPS_OF_VARIANCE = 256
@@ -54,6 +55,30 @@ def open_real(config: TrainConfig, directory: Path | None, dataset: GroupDataset
             "use one size"
         )
     return real
+
+
+def describe_groups(config: TrainConfig, dataset: GroupDataset, real: GroupDataset | None) -> TrainedOn:
+    """What the run's folder says of the groups and of the real images among them."""
+    recipe = dataset.manifest.recipe
+    trained_on = TrainedOn(
+        recipe_id=recipe.id,
+        num_groups=len(dataset),
+        num_images=dataset.num_images,
+        image_size=dataset.image_size,
+        class_names={str(label): name for label, name in sorted(dataset.class_names.items())},
+        anchors_id=hash_anchors(recipe),
+        content_sha256=content_of(recipe),
+        shard_size=dataset.manifest.shard_size if config.order == "streamed" else None,
+    )
+    if real is None:
+        return trained_on
+    return dataclasses.replace(
+        trained_on,
+        mixed_recipe_id=real.manifest.recipe.id,
+        mixed_num_groups=len(real),
+        mixed_anchors_id=hash_anchors(real.manifest.recipe),
+        mixed_content_sha256=content_of(real.manifest.recipe),
+    )
 
 
 def assemble_batches(

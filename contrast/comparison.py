@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from contrast.evaluation.results import Evaluation, TestScores, read_evaluation
 from contrast.evaluation.tables import columns_of_groups, columns_of_test
-from contrast.run_folder import RunRecord, read_run
+from contrast.run_folder import DERIVED, RunRecord, read_run
 from contrast.runlog import read_metrics
 from shards.atomic import write_atomically
 from shards.canonical import JSON, shorten
@@ -207,7 +207,7 @@ def _flatten(record: RunRecord) -> dict[str, JSON]:
         if isinstance(value, dict) and prefix != "trained_on.class_names":
             for name, item in value.items():
                 walk(f"{prefix}.{name}" if prefix else name, item)
-        elif prefix not in ("trained_on.class_names", "trained_on.anchors_id"):  # the recipe id has both
+        elif prefix.removeprefix("trained_on.") not in ("class_names", *DERIVED):  # the recipe ids have them
             flat[prefix] = value
 
     walk("", record.config.to_json())

@@ -134,9 +134,10 @@ def own_rows(
             + (f" in {num_parts} parts" if num_parts > 1 else "")
             + ": use another --batch-size or --mix"
         )
-    blocks = []
-    for first, count in ((0, num_generated), (num_generated, num_real)):
+
+    def own_images(first: int, count: int) -> ndarray:
         share = count // world_size
         begin = first + rank * share
-        blocks.append(np.arange(begin * num_images, (begin + share) * num_images))
-    return deal_parts(*blocks, num_parts)
+        return np.arange(begin * num_images, (begin + share) * num_images)
+
+    return deal_parts(own_images(0, num_generated), own_images(num_generated, num_real), num_parts)

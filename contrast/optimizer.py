@@ -65,7 +65,8 @@ def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Pa
         if callable(getattr(module, "no_weight_decay", None))
         for name in module.no_weight_decay()  # type: ignore[operator]
     }
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         is_weight = parameter.ndim > 1 and "weight" in name.rpartition(".")[2]
         (decayed if is_weight and name not in listed else free).append(parameter)

@@ -9,6 +9,7 @@ RUN/evaluate.json      the newest scores (contrast eval)
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -45,14 +46,24 @@ class TrainedOn:
     class_names: dict[str, str]
     """Class id, as text, to name."""
     anchors_id: str | None = None
-    """See `hash_anchors`; runs of earlier versions have none."""
+    """See `hash_anchors`."""
+    content_sha256: str | None = None
+    """See `content_of`."""
     mixed_recipe_id: str | None = None
     """Recipe of the real images in the batches, where there are any."""
     mixed_num_groups: int | None = None
+    mixed_anchors_id: str | None = None
+    mixed_content_sha256: str | None = None
+    shard_size: int | None = None
+    """Groups of a shard where they decide the order of the groups, so of streamed runs alone."""
 
     def to_json(self) -> dict[str, JSON]:
         """Plain mapping, fit for json.dumps."""
         return dict(self.__dict__)
+
+
+DERIVED = ("anchors_id", "content_sha256", "mixed_anchors_id", "mixed_content_sha256")
+"""Fields of TrainedOn that follow from the recipes; runs of earlier versions lack them."""
 
 
 def hash_anchors(recipe: Recipe) -> str:
@@ -62,6 +73,11 @@ def hash_anchors(recipe: Recipe) -> str:
     """
     deciding = {"source": recipe.source, "classes": list(recipe.classes), "seed": recipe.seed}
     return hashlib.sha256(canonical_json(normalised_numbers(deciding)).encode()).hexdigest()
+
+
+def content_of(recipe: Recipe) -> str | None:
+    """sha256 (hex) of the collection that real images were packed from, in whatever order; None of rendered ones."""
+    return recipe.source["content_sha256"] if recipe.is_real else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +147,12 @@ def _has_state(run: Path) -> bool:
 
 
 def _check_record(run: Path, record: RunRecord) -> None:
-    here = read_run(run)
+    here, asked = read_run(run), record.trained_on
+    if here.trained_on.shard_size is None:  # the order is not streamed, or an earlier version began the run
+        asked = dataclasses.replace(asked, shard_size=None)
     difference = first_difference(
         {"trained_on": _pinned(here.trained_on), **here.config.to_json()},
-        {"trained_on": _pinned(record.trained_on), **record.config.to_json()},
+        {"trained_on": _pinned(asked), **record.config.to_json()},
     )
     if difference is not None:
         raise ValueError(
@@ -143,7 +161,7 @@ def _check_record(run: Path, record: RunRecord) -> None:
 
 
 def _pinned(trained_on: TrainedOn) -> dict[str, JSON]:
-    return {name: value for name, value in trained_on.to_json().items() if name != "anchors_id"}  # the recipe has it
+    return {name: value for name, value in trained_on.to_json().items() if name not in DERIVED}
 
 
 @contextmanager

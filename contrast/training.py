@@ -21,7 +21,7 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from contrast.assembly import assemble_batches, find_facts, open_real
+from contrast.assembly import assemble_batches, describe_groups, find_facts, open_real
 from contrast.augment import Transform, augment, compile_operations, draw_augmentation, leave
 from contrast.batches import Batches, GroupBatch
 from contrast.config import TrainConfig
@@ -34,7 +34,7 @@ from contrast.network import TrainedNetwork, averaging_gradients, in_parallel
 from contrast.objectives import OBJECTIVES, Objective, Targets, build_objective
 from contrast.optimizer import build_optimizer, learning_rate_at, set_learning_rate
 from contrast.readers import check_order, open_batches
-from contrast.run_folder import RunRecord, TrainedOn, hash_anchors, open_run, record_environment
+from contrast.run_folder import RunRecord, TrainedOn, open_run, record_environment
 from contrast.run_options import RunOptions, TrainSummary
 from contrast.run_state import resume_run, save_run
 from contrast.runlog import RunLog, rewind_metrics
@@ -98,16 +98,7 @@ def train_encoder(
             place,
             real=None if real is None else (real, read(real, reader="tar", batch_size=config.num_real)),
         )
-        trained_on = TrainedOn(
-            recipe_id=dataset.manifest.recipe.id,
-            num_groups=len(dataset),
-            num_images=dataset.num_images,
-            image_size=dataset.image_size,
-            class_names={str(label): name for label, name in sorted(dataset.class_names.items())},
-            anchors_id=hash_anchors(dataset.manifest.recipe),
-            mixed_recipe_id=None if real is None else real.manifest.recipe.id,
-            mixed_num_groups=None if real is None else len(real),
-        )
+        trained_on = describe_groups(config, dataset, real)
         run = Path(out)
         if not place.is_first:
             return run_steps(config, objective, trained_on, batches, run, place, options)

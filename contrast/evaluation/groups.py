@@ -69,7 +69,8 @@ def load_groups(directory: str | Path, *, image_size: int, trained_on: TrainedOn
     first = max(0, len(dataset) - NUM_GROUPS)
     images, labels = dataset.batch(range(first, len(dataset)))
     seen = num_groups_seen(trained_on, dataset) - first
-    notes = (f"the encoder was trained on {min(seen, len(images))} of these {len(images)} groups",) if seen > 0 else ()
+    up_to = "up to " if dataset.manifest.recipe.is_real else ""
+    notes = (f"the encoder was trained on {up_to}{seen} of these {len(images)} groups",) if seen > 0 else ()
     return HeldGroups(dataset=str(directory), first=first, images=images, labels=labels, notes=notes)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from contrast.data import default_folder, load_cifar10
 from contrast.evaluation.torchvision_sets import open_torchvision
 from contrast.images import LabelledImages
-from contrast.run_folder import TrainedOn, hash_anchors
+from contrast.run_folder import TrainedOn, content_of, hash_anchors
 from shards.dataset import GroupDataset
 from shards.manifest import MANIFEST_NAME
 from shards.pictures import fit_image, list_image_folder, read_image
@@ -53,7 +53,7 @@ def load_pair(
     if test_shards is None:
         test = _load(data, "test", image_size, data_root)
     else:
-        shared = train_shards is not None and _anchors_of(train_shards) == _anchors_of(test_shards)
+        shared = train_shards is not None and _share_anchors(train_shards, test_shards)
         first_test = _first_test_index(test_shards, trained_on, hold_out=shared)
         test = _from_shards(test_shards, first_test, len(test_shards), image_size)
         last_train = min(last_train, first_test) if shared else last_train
@@ -95,30 +95,64 @@ def _open_shards(data: str) -> GroupDataset | None:
 
 def _first_test_index(dataset: GroupDataset, trained_on: TrainedOn | None, *, hold_out: bool) -> int:
     """Groups from here on are for testing: unseen by the encoder and, with hold_out, at the dataset's end."""
-    length = len(dataset)
+    length, is_real = len(dataset), dataset.manifest.recipe.is_real
     seen = 0 if trained_on is None else num_groups_seen(trained_on, dataset)
-    first = max(length - int(length * HELD_OUT_SHARE), seen) if hold_out else seen
-    if first >= length:
+    if seen >= length:
         raise ValueError(
-            f"{dataset.directory}: the encoder was trained on all of its {length} groups, so none is left to test on; "
-            "render more groups, or train with a smaller --n"
+            f"{dataset.directory}: the encoder was trained on all of its {length} groups"
+            + (", or on the same images in another order" if is_real else "")
+            + ", so none is left to test on; "
+            + ("pack images that it has not seen" if is_real else "render more groups")
+            + ", or train with a smaller --n"
         )
-    return first
+    if not hold_out:
+        return seen
+    num_held_out = int(length * HELD_OUT_SHARE)
+    if num_held_out == 0:
+        raise ValueError(
+            f"{dataset.directory}: a fifth of its groups is held out for testing, and {length} are too few for that; "
+            "give 5 groups or more, or other images with --data-train"
+        )
+    return max(length - num_held_out, seen)
 
 
 def num_groups_seen(trained_on: TrainedOn, dataset: GroupDataset) -> int:
-    """How many groups of the dataset, from its beginning, have anchors that the encoder was trained on."""
-    if trained_on.anchors_id is None:
-        has_seen = trained_on.recipe_id == dataset.manifest.recipe.id
-    else:
-        has_seen = trained_on.anchors_id == _anchors_of(dataset)
-    has_mixed_in = trained_on.mixed_recipe_id == dataset.manifest.recipe.id
-    mixed = (trained_on.mixed_num_groups or 0) if has_mixed_in else 0
-    return min(max(trained_on.num_groups if has_seen else 0, mixed), len(dataset))
+    """How many groups of the dataset, from its beginning, may have anchors that the encoder was trained on.
+
+    All of them where it was trained on the same real images in another order: nobody knows which of those.
+    """
+    recipe, seen = dataset.manifest.recipe, 0
+    for recipe_id, anchors_id, content_sha256, num_groups in (
+        (trained_on.recipe_id, trained_on.anchors_id, trained_on.content_sha256, trained_on.num_groups),
+        (
+            trained_on.mixed_recipe_id,
+            trained_on.mixed_anchors_id,
+            trained_on.mixed_content_sha256,
+            trained_on.mixed_num_groups or 0,
+        ),
+    ):
+        if recipe_id == recipe.id or anchors_id == hash_anchors(recipe):
+            seen = max(seen, num_groups)
+        elif content_sha256 is not None and content_sha256 == content_of(recipe):
+            seen = len(dataset)
+    return min(seen, len(dataset))
 
 
-def _anchors_of(dataset: GroupDataset) -> str:
-    return hash_anchors(dataset.manifest.recipe)
+def _share_anchors(train: GroupDataset, test: GroupDataset) -> bool:
+    """Whether group i has the same anchor in both.
+
+    Raises:
+        ValueError: both hold the same real images, in two orders.
+    """
+    ours, theirs = train.manifest.recipe, test.manifest.recipe
+    if hash_anchors(ours) == hash_anchors(theirs):
+        return True
+    if ours.is_real and content_of(ours) == content_of(theirs):
+        raise ValueError(
+            f"{train.directory} and {test.directory} hold the same images in two orders, so that labels would come "
+            "from images that are tested on: give one of the two alone"
+        )
+    return False
 
 
 def _from_shards(dataset: GroupDataset, first: int, last: int, size: int) -> LabelledImages:

@@ -18,7 +18,7 @@ from contrast.mixing import MixedBatches, count_real, match_classes, own_rows, p
 from contrast.network import TrainedNetwork
 from contrast.objectives import GroupFacts, build_objective
 from contrast.positives import PickedBatches, draw_members
-from contrast.run_folder import read_run
+from contrast.run_folder import hash_anchors, read_run
 from contrast.run_options import RunOptions
 from contrast.training import train_encoder
 from shards.dataset import GroupDataset
@@ -224,6 +224,7 @@ def test_a_mixed_run_remembers_what_it_was_mixed_with(
     assert summary.steps == 96 // 12  # a pass over the generated groups
     record = read_run(tmp_path / "run")
     assert record.trained_on.mixed_num_groups == 20 and record.config.mix_share == 0.25
+    assert record.trained_on.mixed_anchors_id == hash_anchors(GroupDataset(real).manifest.recipe)
     with pytest.raises(ValueError, match=r"trained_on\.mixed_recipe_id"):
         contrast.train(**options, mix=f"real={other}:0.25", epochs=1, objective="supcon")
     with pytest.raises(ValueError, match="no folder"):

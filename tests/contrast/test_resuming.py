@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+import contrast
 from contrast.augment import AugmentConfig
 from contrast.config import TrainConfig
+from contrast.run_folder import DERIVED
 from contrast.run_options import RunOptions
 from contrast.runlog import read_metrics
 from contrast.training import train_encoder
@@ -68,3 +70,27 @@ def test_killed_and_resumed_is_the_run_that_was_not(jobs: dict[str, dict[str, An
     for key, state in theirs["optimizer"]["state"].items():
         assert all(torch.equal(mine["optimizer"]["state"][key][name], value) for name, value in state.items())
     assert [record["loss"] for record in read_metrics(killed)] == [r["loss"] for r in read_metrics(tmp_path / "whole")]
+
+
+def test_a_streamed_run_keeps_the_shard_size_that_it_began_with(
+    make_groups: Callable[..., Path], tmp_path: Path
+) -> None:
+    sizes = {size: make_groups(num_groups=48, shard_size=size) for size in (12, 16)}
+    options = {"batch_size": 16, "steps": 1, "device": "cpu", "quiet": True}
+    for reader in ("tar", "webdataset"):
+        contrast.train(shards=sizes[12], out=tmp_path / reader, reader=reader, **options)
+    with pytest.raises(ValueError, match=r"trained_on\.shard_size: 12 in the folder, 16 asked for"):
+        contrast.train(shards=sizes[16], out=tmp_path / "webdataset", reader="webdataset", **options)
+    # The shuffled order does not know of shards.
+    assert contrast.train(shards=sizes[16], out=tmp_path / "tar", reader="tar", **options).steps_now == 0
+
+
+def test_runs_of_earlier_versions_go_on(groups: Path, make_groups: Callable[..., Path], tmp_path: Path) -> None:
+    options = {"shards": groups, "out": tmp_path / "run", "mix": f"real={make_groups(seed=3, num_groups=20)}:0.25"}
+    options |= {"batch_size": 16, "steps": 1, "reader": "webdataset", "device": "cpu", "quiet": True}
+    contrast.train(**options)
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    for name in ("shard_size", *DERIVED):  # which they did not record
+        del record["trained_on"][name]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record))
+    assert contrast.train(**options).steps_now == 0

@@ -13,6 +13,9 @@ from PIL import Image
 
 import contrast
 import shards
+from contrast.assembly import describe_groups
+from contrast.config import TrainConfig
+from contrast.evaluation.groups import load_groups
 from contrast.evaluation.sources import load_pair
 from contrast.run_folder import TrainedOn, hash_anchors
 from shards.console import DamageError
@@ -33,6 +36,16 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "index.html").write_text("<html>")
     (tmp_path / "wolf" / "notes.txt").write_text("no picture")
     return tmp_path
+
+
+def write_noise(folder: Path, *, seed: int) -> Path:
+    """Two classes of ten pictures, none of them like those of another seed."""
+    rng = np.random.default_rng(seed)
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / name / f"{i}.png")
+    return folder
 
 
 def trained_on(dataset: GroupDataset, num_groups: int) -> TrainedOn:
@@ -262,3 +275,51 @@ def test_packed_real_images_are_real_and_held_apart_from_what_was_trained_on(
     )
     _, rest = load_pair(str(packed / "train"), image_size=8, trained_on=seen)
     assert rest.name.startswith("images 30…35 of")
+
+
+@pytest.mark.parametrize("role", ["alone", "mixed in"])
+def test_real_images_are_known_again_in_another_order_codec_and_size(tmp_path: Path, groups: Path, role: str) -> None:
+    photos, others = (write_noise(tmp_path / f"photos{seed}", seed=seed) for seed in range(2))
+    packings = {
+        "trained": {},
+        "jpg": {"image_format": "jpg"},
+        "small": {"size": 4},
+        "reordered": {"seed": 1, "image_format": "jpg"},
+    }
+    for name, settings in packings.items():
+        shards.from_images(photos, out=tmp_path / name, split="all", quiet=True, **settings)
+    shards.from_images(others, out=tmp_path / "others", split="all", quiet=True)
+    first_groups = GroupDataset(tmp_path / "trained", n=15)
+    config = TrainConfig(steps=1)
+    if role == "alone":
+        record = describe_groups(config, first_groups, None)
+    else:
+        record = describe_groups(config, GroupDataset(groups), first_groups)
+    for name in ("trained", "jpg", "small"):
+        _, test = load_pair(str(tmp_path / name), data_train=str(groups), image_size=8, trained_on=record)
+        assert test.name.startswith("images 15…19 of")
+    with pytest.raises(ValueError, match="all of its 20 groups, or on the same images in another order, so none is"):
+        load_pair(str(tmp_path / "reordered"), data_train=str(groups), image_size=8, trained_on=record)
+    noted = load_groups(tmp_path / "reordered", image_size=8, trained_on=record, names=("uniformity",)).notes
+    assert noted == ("the encoder was trained on up to 20 of these 20 groups",)
+    _, test = load_pair(str(tmp_path / "others"), data_train=str(groups), image_size=8, trained_on=record)
+    assert len(test) == 20
+
+
+def test_labels_of_the_same_real_images_in_another_order_are_refused(tmp_path: Path) -> None:
+    photos = write_noise(tmp_path / "photos", seed=0)
+    for seed in range(2):
+        shards.from_images(photos, out=tmp_path / f"packed{seed}", split="all", seed=seed, quiet=True)
+    with pytest.raises(ValueError, match=r"hold the same images in two orders.*: give one of the two alone"):
+        load_pair(str(tmp_path / "packed0"), data_train=str(tmp_path / "packed1"), image_size=8)
+    train, test = load_pair(str(tmp_path / "packed0"), data_train=str(tmp_path / "packed0"), image_size=8)
+    assert (len(train), len(test)) == (16, 4)
+
+
+def test_too_few_groups_to_hold_some_out_are_said_to_be_too_few(make_groups: Callable[..., Path]) -> None:
+    few, enough = (make_groups(num_groups=count) for count in (4, 5))
+    with pytest.raises(ValueError, match="a fifth of its groups is held out for testing, and 4 are too few for that"):
+        load_pair(str(few), image_size=16)
+    train, test = load_pair(str(enough), image_size=16)
+    assert (len(train), len(test)) == (4, 1)
+    assert len(load_pair(str(few), data_train=str(make_groups(seed=1)), image_size=16)[1]) == 4
