@@ -5,7 +5,8 @@
     python tools/gate.py --short               # two CPU cores, under 20 minutes: an order that has to come out
 
 The photographs go through shards like rendered groups do. Interrupted, the same command goes on; what this very code
-has trained already is used again: runs lie in a folder named after it.
+has trained already, with these versions on this device, is used again, and so is what it has packed: the folders are
+named after all that.
 
 The full form is the usual recipe (ResNet-18 with the CIFAR stem, batch 512, SGD 0.06 * batch / 256, weight decay 5e-4,
 temperature 0.5, crops from 0.2 of the area, grayscale 0.1, head 512-1024-128, 100 epochs). The short form asks that
@@ -21,18 +22,23 @@ import statistics
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
+import torch
 from measuring import Program, describe_machine, format_machine, format_table
 
 import contrast
 import shards
 from contrast.augment import AugmentConfig
 from contrast.commands.lists import Names
+from contrast.distributed import resolve_device
 from contrast.evaluation.results import Score
 from contrast.runlog import read_metrics
 from shards.atomic import write_atomically
+from shards.beton import BETON_NAME, record_path
+from shards.canonical import JSON
 from shards.console import Count
 
 RECIPE = {
@@ -84,30 +90,50 @@ def gate(
     device: str,
     as_json: bool,
 ) -> None:
+    place = resolve_device(device)
+    gpu = torch.cuda.get_device_name(place) if place.type == "cuda" else None
+    machine = describe_machine(("torch", "torchvision", "numpy", "pillow", "ffcv"), gpu=gpu)
     contrast.data.cifar10(out=data)
-    parts = {split: out / f"cifar10-{split}" for split in ("train", "test")}
-    for split, folder in parts.items():
-        shards.from_images(data, out=folder, split=split)
+    parts = pack(data, out, versions=machine["versions"])
+    form = "short" if short else "full"
+    folder = out / f"{form}-{hash_run(machine)}"
     if short:
-        result = run_short(parts, out / f"short-{hash_of_code()}", seeds=seeds, n=n, steps=steps, device=device)
+        result = run_short(parts, folder, seeds=seeds, n=n, steps=steps, device=device)
         lines = format_short(result)
     else:
-        result = run_full(parts, out / f"full-{hash_of_code()}", readers=readers, device=device)
+        result = run_full(parts, folder, readers=readers, device=device)
         lines = format_full(result)
-    result["machine"] = describe_machine(("torch", "torchvision", "numpy"))
-    path = out / ("short.json" if short else "full.json")
+    result["machine"] = machine
+    path = out / f"{form}.json"
     write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
-    lines += ["", *format_machine(result["machine"]), "", f"{'passed' if result['passed'] else 'FAILED'}: {path}"]
+    lines += ["", *format_machine(machine), "", f"{'passed' if result['passed'] else 'FAILED'}: {path}"]
     click.echo(json.dumps(result, indent=1) if as_json else "\n".join(lines))
     if not result["passed"]:
         click.get_current_context().exit(1)
 
 
-def hash_of_code() -> str:
-    """Eight hexadecimal digits of the sources that the figures depend on."""
-    folders = (Path(contrast.__file__).parent, Path(shards.__file__).parent)
+def pack(data: Path, out: Path, *, versions: Mapping[str, str]) -> dict[str, Path]:
+    """The photographs of both splits in shards, packed anew where this code or these versions have not packed them."""
+    digits = hash_sources(shards, facts={name: versions[name] for name in ("numpy", "pillow")})
+    parts = {split: out / f"cifar10-{split}-{digits}" for split in ("train", "test")}
+    for split, folder in parts.items():
+        shards.from_images(data, out=folder, split=split)
+    return parts
+
+
+def hash_run(machine: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits of what decides a run's figures: the sources, the versions and the device."""
+    return hash_sources(contrast, shards, facts=[machine["gpu"] or machine["cpu"], machine["versions"]])
+
+
+def hash_sources(*packages: ModuleType, facts: JSON) -> str:
+    """Eight hexadecimal digits of the sources of packages, of this program, and of what they run with."""
+    folders = [Path(package.__file__ or "").parent for package in packages]
     files = [Path(__file__), *(path for folder in folders for path in sorted(folder.rglob("*.py")))]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -116,6 +142,10 @@ def hash_of_code() -> str:
 
 def run_full(parts: Mapping[str, Path], out: Path, *, readers: tuple[str, ...], device: str) -> dict[str, Any]:
     """Trains and scores through every reader, and holds the figures against EXPECTED."""
+    if "ffcv" in readers:
+        beton = parts["train"] / BETON_NAME
+        if not record_path(beton).exists():  # it is written last
+            shards.to_ffcv(parts["train"], out=beton)
     runs = {}
     for reader in readers:
         settings = RECIPE if reader == "tar" else {**RECIPE, "reader": reader}

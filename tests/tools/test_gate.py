@@ -62,3 +62,46 @@ def test_it_runs_through_and_uses_again_what_is_there(tiny_cifar10: Path, tmp_pa
     assert {path: path.read_bytes() for path in weights} == weights
     assert json.loads((tmp_path / "out" / "short.json").read_text())["knn"] == result["knn"]
     assert ("FAILED" in again.stdout) == (again.exit_code == 1)
+
+
+def test_other_versions_and_devices_train_anew() -> None:
+    machine = {"cpu": "one", "gpu": None, "versions": {"torch": "2.8.0", "torchvision": "0.23.0"}}
+    known = gate.hash_run(machine)
+    assert gate.hash_run({**machine, "date": "later", "load_before": 3.0}) == known
+    changes = (
+        {"cpu": "two"},
+        {"gpu": "a GPU"},
+        {"versions": {**machine["versions"], "torch": "2.9.0"}},
+        {"versions": {**machine["versions"], "torchvision": "0.24.0"}},
+    )
+    assert len({known, *(gate.hash_run({**machine, **change}) for change in changes)}) == 5
+
+
+def test_photographs_are_packed_anew_for_other_versions_alone(tiny_cifar10: Path, tmp_path: Path) -> None:
+    versions = {"numpy": "2.0", "pillow": "12.0", "torch": "2.8.0"}
+    parts = gate.pack(tiny_cifar10, tmp_path / "out", versions=versions)
+    assert [len(gate.shards.GroupDataset(parts[split])) for split in ("train", "test")] == [200, 60]
+    assert gate.pack(tiny_cifar10, tmp_path / "out", versions={**versions, "torch": "2.9.0"}) == parts
+    others = gate.pack(tiny_cifar10, tmp_path / "out", versions={**versions, "pillow": "13.0"})
+    assert not set(others.values()) & set(parts.values())
+
+
+def test_the_file_for_ffcv_is_there_before_anything_is_trained(
+    tiny_cifar10: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ffcv")
+    parts = gate.pack(tiny_cifar10, tmp_path / "out", versions={"numpy": "2.0", "pillow": "12.0"})
+    beton = parts["train"] / "groups.beton"
+    train, found = gate.contrast.train, []
+
+    def train_shortly(*, epochs: int, **settings: object) -> object:
+        found.append(beton.stat().st_mtime_ns if beton.exists() else None)
+        return train(steps=2, **settings)
+
+    monkeypatch.setattr(gate.contrast, "train", train_shortly)
+    monkeypatch.setattr(gate, "RECIPE", {**gate.SHORT_RECIPE, "head_dim": 16})
+    for readers in (("tar",), ("tar", "ffcv"), ("ffcv",)):
+        result = gate.run_full(parts, tmp_path / "full", readers=readers, device="cpu")
+        assert tuple(result["readers"]) == readers
+    assert found[0] is None and found[1] is not None
+    assert len(found) == 4 and len(set(found[1:])) == 1  # converted once
