@@ -9,7 +9,6 @@ RUN/evaluate.json      the newest scores (contrast eval)
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import hashlib
 import json
@@ -147,21 +146,20 @@ def _has_state(run: Path) -> bool:
 
 
 def _check_record(run: Path, record: RunRecord) -> None:
-    here, asked = read_run(run), record.trained_on
-    if here.trained_on.shard_size is None:  # the order is not streamed, or an earlier version began the run
-        asked = dataclasses.replace(asked, shard_size=None)
-    difference = first_difference(
-        {"trained_on": _pinned(here.trained_on), **here.config.to_json()},
-        {"trained_on": _pinned(asked), **record.config.to_json()},
-    )
+    here = read_run(run)
+    left_out = set(DERIVED)
+    if None in (here.trained_on.shard_size, record.trained_on.shard_size):
+        left_out.add("shard_size")  # a shuffled run, which the order tells, or a streamed one of an earlier version
+    difference = first_difference(_pinned(here, left_out), _pinned(record, left_out))
     if difference is not None:
         raise ValueError(
             f"{run} is a run of another configuration ({difference}): choose another --out or ask for the same"
         )
 
 
-def _pinned(trained_on: TrainedOn) -> dict[str, JSON]:
-    return {name: value for name, value in trained_on.to_json().items() if name not in DERIVED}
+def _pinned(record: RunRecord, left_out: set[str]) -> dict[str, JSON]:
+    trained_on = {name: value for name, value in record.trained_on.to_json().items() if name not in left_out}
+    return {"trained_on": trained_on, **record.config.to_json()}
 
 
 @contextmanager
