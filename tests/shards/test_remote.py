@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
 import sys
 import threading
 from collections import Counter
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 
 from shards import DamageError, GroupDataset, Manifest, RemoteDataset, open_dataset, remote, stream_groups
+from tests.hub import serve_hub
 from tests.object_store import serve_bucket
 
 # The servers' and the clients' own code.
@@ -110,6 +113,41 @@ def test_from_an_object_store(shared_dataset: Path, tmp_path: Path, monkeypatch:
         assert streamed == [group.index for group in stream_groups(shared_dataset, seed=1)]
         with pytest.raises(ValueError, match=r"s3://renders/nowhere/manifest.json cannot be read: nothing there"):
             open_dataset("s3://renders/nowhere")
+
+
+READ_HUB = """
+import sys
+import numpy as np
+from shards import open_dataset
+cache, out = sys.argv[1:]
+prefix = open_dataset("hf://datasets/someone/demo", n=5, cache=cache)
+images, labels = prefix.batch(range(5))
+whole = open_dataset("hf://datasets/someone/demo@main", cache=cache)
+np.savez(out, images=images, labels=labels, last=whole.images(len(whole) - 1))
+for address in ("hf://datasets/someone/nothing", "hf://datasets/someone/demo/nowhere"):
+    try:
+        open_dataset(address, cache=cache)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_from_the_hub(shared_dataset: Path, tmp_path: Path) -> None:
+    """Hugging Face's own client, and what it asks of a server."""
+    here = GroupDataset(shared_dataset)
+    with serve_hub(shared_dataset, name="someone/demo") as hub:
+        command = [sys.executable, "-c", READ_HUB, tmp_path / "cache", tmp_path / "read.npz"]
+        environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+        said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+        tars = [f"data/train-{index:06d}.tar" for index in (0, 1, (len(here) - 1) // here.manifest.shard_size)]
+        assert hub.fetched == {"manifest.json": 2, **dict.fromkeys(tars, 1)}, "shards come once, those that are needed"
+    read = np.load(tmp_path / "read.npz")
+    for found, expected in zip((read["images"], read["labels"]), here.batch(range(5)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(read["last"], here.images(len(here) - 1))
+    assert [line.partition(": ")[0] for line in said.splitlines()] == [
+        f"hf://datasets/someone/{name}/manifest.json cannot be read" for name in ("nothing", "demo/nowhere")
+    ]
 
 
 def test_a_cut_connection_is_tried_again(server: FileServer, shared_dataset: Path, tmp_path: Path) -> None:
