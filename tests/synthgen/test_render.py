@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import io
 import json
 from collections.abc import Iterator
@@ -189,13 +190,14 @@ class Stripes:
     config_sha256 = None
 
     def __init__(self, fail_at_pass: int | None = None, spoil_with: float | None = None) -> None:
-        self.passes, self.fail_at_pass, self.spoil_with = 0, fail_at_pass, spoil_with
+        self.passes = itertools.count(1)  # counts one by one in several threads, too
+        self.fail_at_pass, self.spoil_with = fail_at_pass, spoil_with
 
     def sample(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         assert not labels.any() and len(latents) == 20, "every pass has the fixed batch"
-        self.passes += 1
+        number = next(self.passes)
         images = (latents / 2).clamp(-1, 1)[:, None, None, :].repeat(1, 3, 8, 1)
-        if self.passes == self.fail_at_pass:
+        if number == self.fail_at_pass:
             if self.spoil_with is None:
                 raise torch.OutOfMemoryError
             images[7, 1, 2, 3] = self.spoil_with
