@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
