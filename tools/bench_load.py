@@ -12,6 +12,7 @@ anything is timed.
     ffcv_recompressed       FFCV's own jpg mode, which compresses again, in 420: other images, less to decode
     ffcv_raw                FFCV over pixels: no decoding, many times the bytes
     decode                  the JPEG decoder alone, over bytes in memory: the limit
+    decode_on_grid          the same where pixels lie at multiples of 32 bytes: libjpeg-turbo writes past the caches
 
 Cold means that the files were put out of the operating system's memory before, warm that they were just read. Rates are
 medians over rounds in which all readers take turns; ratios compare the best number of workers of each, warm.
@@ -141,7 +142,7 @@ def run_benchmark(task: LoadTask, *, quality: int, workers: tuple[int, ...], rep
         name, temperature, num_workers = key.split("/")
         table[name][temperature][num_workers] = rate
     best = {name: max(row["warm"].values()) for name, row in table.items() if row and row["warm"]}
-    others = ("webdataset", "webdataset_simplejpeg", "imagefolder", *FFCV_LOADERS, "decode")
+    others = ("webdataset", "webdataset_simplejpeg", "imagefolder", *FFCV_LOADERS, "decode", "decode_on_grid")
     return {
         **{f"tar_over_{name}": best["tar"] / best[name] if name in best else None for name in others},
         "groups_per_second": table,

@@ -146,13 +146,20 @@ class _StreamedBatches(IterableDataset):
             yield np.stack(block)
 
 
-def open_decode(task: LoadTask, num_workers: int) -> Epoch:
-    """The codec alone, over files that are in memory already: the limit of whatever stores JPEG."""
+def open_decode(task: LoadTask, num_workers: int, *, on_grid: bool = False) -> Epoch:
+    """The codec alone, over files that are in memory already: the limit of whatever stores JPEG.
+
+    Args:
+        on_grid: rows lie at multiples of 32 bytes, as in memory that was asked for by the page.
+    """
     dataset = task.open()
     files = [bytes(dataset.read(index, name)) for index in range(task.num_groups) for name in task.image_names]
 
     def decode(block: range) -> ndarray:
         images = empty_pixels((len(block), *task.shape))
+        if on_grid:
+            memory = np.empty(images.size + 32, np.uint8)
+            images = memory[-memory.ctypes.data % 32 :][: images.size].reshape(images.shape)
         places = list(images.reshape(-1, *task.shape[1:]))
         for data, place in zip(files[block.start * task.shape[0] : block.stop * task.shape[0]], places, strict=True):
             simplejpeg.decode_jpeg(data, "RGB", False, False, 0, 0, 1.0, place)
@@ -297,5 +304,6 @@ LOADERS: dict[str, Callable[[LoadTask, int], Epoch]] = {
     "ffcv_recompressed": partial(open_ffcv, kind="recompressed"),
     "ffcv_raw": partial(open_ffcv, kind="raw"),
     "decode": open_decode,
+    "decode_on_grid": partial(open_decode, on_grid=True),
 }
 COLD_LOADERS: dict[str, Callable[[LoadTask, int], Epoch]] = {**LOADERS, "tar": partial(open_tar, warm_up=False)}

@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*"),
 ]
-OTHERS = ("webdataset", "webdataset_simplejpeg", "imagefolder", "decode")
+OTHERS = ("webdataset", "webdataset_simplejpeg", "imagefolder", "decode", "decode_on_grid")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_dataset_of_its_own_and_a_table() -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-@pytest.mark.parametrize("name", ["tar", "webdataset_simplejpeg", "decode"])
+@pytest.mark.parametrize("name", ["tar", "webdataset_simplejpeg", "decode", "decode_on_grid"])
 def test_readers_in_index_order_give_the_very_pixels(
     dataset: Path, tmp_path: Path, name: str, num_workers: int
 ) -> None:
