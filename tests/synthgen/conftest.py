@@ -15,6 +15,7 @@ import torch
 from pytorch_pretrained_biggan import BigGAN
 
 from synthgen.vectors import VectorSet, write_vectors
+from tests.synthgen import small_renders
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 from tiny_generator import make_network, write_tiny_generator
@@ -107,3 +108,11 @@ def documented_block() -> Callable[[str], str]:
     page = Path(__file__).parents[2] / "docs" / "bring-your-own-generator.md"
     blocks = [block.split("```")[0] for block in page.read_text(encoding="utf-8").split("```python\n")[1:]]
     return lambda text: next(block for block in blocks if text in block)
+
+
+@pytest.fixture(scope="session")
+def whole(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset of `small_renders.run`, where nothing went wrong."""
+    folder = tmp_path_factory.mktemp("whole") / "d"
+    assert small_renders.run(folder, tiny_weights).exit_code == 0
+    return folder

@@ -13,12 +13,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
 import synthgen
 from shards.console import Progress
@@ -27,54 +26,12 @@ from shards.markers import scan_markers
 from shards.verification import verify
 from shards.writer import finish_dataset, lock_dataset
 from synthgen.adapters.biggan import BigGANGenerator
-from synthgen.cli import main
 from synthgen.devices import explain_out_of_memory, reproducible_arithmetic
-from synthgen.pipeline import ShardRenderer
+from tests.synthgen.small_renders import arguments, assert_same, assert_whole_shards_only, refused, run
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
-SIZES = ("--n=300", "--shard-size=50", "--batch-size=25")
-
-
-def arguments(out: Path, weights: Path) -> list[str]:
-    return ["render", f"--out={out}", f"--weights={weights}", "--devices=cpu", "--dtype=float32", "--quiet", *SIZES]
-
-
-def run(out: Path, weights: Path, *options: str) -> Result:
-    return CliRunner().invoke(main, [*arguments(out, weights), *options], prog_name="synthgen")
-
-
-def refused(result: Result, *words: str, exit_code: int = 2) -> None:
-    assert result.exit_code == exit_code, result.output
-    assert result.stdout == "" and result.stderr.count("\n") == 1 and result.stderr.startswith("Error: "), result.output
-    for word in words:
-        assert word in result.stderr, result.stderr
-
-
-def assert_whole_shards_only(out: Path) -> int:
-    """Nothing but published shards in the folder; returns how many."""
-    done = scan_markers(out)
-    names = {path.name for path in (out / "data").iterdir()}
-    assert {name for name in names if name.endswith(".tar")} == {f"train-{index:06d}.tar" for index in done}
-    assert not [name for name in names if name.startswith(".")], "a temporary file remains"
-    assert not (out / "manifest.json").exists()
-    for index, marker in done.items():
-        assert (out / "data" / f"train-{index:06d}.tar").stat().st_size == marker.bytes
-    return len(done)
-
-
-@pytest.fixture(scope="module")
-def whole(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The dataset that all of these would make if nothing went wrong."""
-    folder = tmp_path_factory.mktemp("whole") / "d"
-    assert run(folder, tiny_weights).exit_code == 0
-    return folder
-
-
-def assert_same(out: Path, whole: Path) -> None:
-    assert (out / "manifest.json").read_bytes() == (whole / "manifest.json").read_bytes()
-    assert verify(out).ok
 
 
 @pytest.fixture
@@ -222,89 +179,6 @@ def test_no_code_of_a_render_asks_for_the_wall_clock() -> None:
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name | ast.Attribute):
                 owner = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
                 assert not (owner in ("time", "datetime", "date") and node.attr in forbidden), f"{path}: {node.attr}"
-
-
-def test_weights_changed_between_start_and_resume(
-    tiny_weights: Path, whole: Path, network_maker: Callable, package_layout: Callable, tmp_path: Path
-) -> None:
-    weights, out = Path(shutil.copytree(tiny_weights, tmp_path / "weights")), tmp_path / "d"
-    with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, 3)
-        refused(run(out, weights), exit_code=130)
-    done = assert_whole_shards_only(out)
-    package_layout(weights, network_maker(seed=1))
-    refused(run(out, weights), f"{out} holds another dataset: source.weights_sha256: ", "choose another folder")
-    assert assert_whole_shards_only(out) == done
-    shutil.copytree(tiny_weights, weights, dirs_exist_ok=True)
-    assert run(out, weights).exit_code == 0
-    assert_same(out, whole)
-
-
-def test_configuration_changed_between_start_and_resume(tiny_weights: Path, tmp_path: Path) -> None:
-    weights, out = Path(shutil.copytree(tiny_weights, tmp_path / "weights")), tmp_path / "d"
-    with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, 3)
-        refused(run(out, weights), exit_code=130)
-    path = weights / "biggan-deep-32.json"
-    path.write_text(path.read_text().replace('"eps": 0.0001', '"eps": 0.01'))
-    refused(run(out, weights), f"{out} holds another dataset: source.config_sha256: ", "choose another folder")
-
-
-def stop_after(patch: pytest.MonkeyPatch, num_advances: int) -> None:
-    advances = iter(range(1, 1000))
-
-    def interrupt(*rest: object, **named: object) -> None:
-        if next(advances) == num_advances:
-            raise KeyboardInterrupt
-
-    patch.setattr("synthgen.runners.local.Progress.advance", interrupt)
-
-
-def test_weights_changed_while_the_job_runs(
-    tiny_weights: Path,
-    whole: Path,
-    network_maker: Callable,
-    package_layout: Callable,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """They are read once, before the first pass."""
-    weights, calls = Path(shutil.copytree(tiny_weights, tmp_path / "weights")), []
-    real = ShardRenderer._forward
-
-    def forward(*rest: object) -> object:
-        if not calls:
-            package_layout(weights, network_maker(seed=1))
-        calls.append(1)
-        return real(*rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(ShardRenderer, "_forward", forward)
-    assert run(tmp_path / "d", weights).exit_code == 0
-    assert len(calls) == 12
-    assert_same(tmp_path / "d", whole)
-
-
-@pytest.mark.parametrize(("promised", "words"), [(True, "put the original file back"), (False, "changed while it was")])
-def test_weights_changed_while_they_are_loaded(
-    tiny_weights: Path, network_maker: Callable, package_layout: Callable, tmp_path: Path, promised: bool, words: str
-) -> None:
-    """What was hashed and what was loaded would be two different things, whether or not a file beside them says so."""
-    weights = Path(shutil.copytree(tiny_weights, tmp_path / "weights"))
-    card = weights / "biggan-deep-32.json"
-    if not promised:
-        card.write_text(json.dumps({**json.loads(card.read_text()), "sha256": None}))
-    with pytest.MonkeyPatch.context() as patch:
-        import synthgen.adapters.biggan as biggan
-
-        real = biggan.load_network
-
-        def load(files: object) -> object:
-            package_layout(weights, network_maker(seed=1))
-            return real(files)  # type: ignore[arg-type]
-
-        patch.setattr(biggan, "load_network", load)
-        refused(run(tmp_path / "d", weights), "biggan-deep-32.safetensors", words)
-    assert not (tmp_path / "d").exists()
 
 
 @pytest.mark.parametrize(
