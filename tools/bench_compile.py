@@ -1,0 +1,160 @@
+"""Whether torch.compile, with or without CUDA graphs, makes the forward passes faster, and what it does to pixels.
+
+    eager        the passes of `synthgen render`
+    compiled     torch.compile, fixed shapes
+    graphs       the same with CUDA graphs (mode reduce-overhead); on a GPU
+
+All have the same weights, batch, dtype, layout and number of forward threads, and take turns. The first pass, which
+compiles, is timed apart: a job would pay it in every process. Pixels are compared with those of the eager passes.
+
+    python tools/bench_compile.py
+    python tools/bench_compile.py --generator biggan-deep-128 --random-weights --json
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from bench_render import PACKAGES, time_forward_threads, write_random_weights
+from measuring import Program, describe_machine, format_machine, format_rate, format_table, measure_rounds, print_result
+from torch import Tensor
+
+from shards.console import Count
+from synthgen.adapters import generator_info
+from synthgen.adapters.pixels import to_pixels
+from synthgen.config import RenderConfig
+from synthgen.devices import choose_device, reproducible_arithmetic
+from synthgen.job import RenderJob, prepare_job
+from synthgen.plan import draw_groups
+
+MODES = {"eager": None, "compiled": "default", "graphs": "reduce-overhead"}
+
+
+class Passes:
+    """Images/s of forward passes in one form, after a first pass that is timed apart."""
+
+    def __init__(self, job: RenderJob, form: str, *, images: int) -> None:
+        batch = job.render.batch_size
+        self._device, self._count, self._batch = job.device, max(1, images // batch), batch
+        draws = draw_groups(job.recipe, latent_dim=job.generator.latent_dim, first=0, count=batch)
+        self._latents = torch.from_numpy(draws.latents[0]).to(job.device)
+        self._labels = torch.from_numpy(draws.labels).clamp(min=0).to(job.device)
+        network: Callable[[Tensor, Tensor], Tensor] = job.generator.network  # type: ignore[attr-defined]
+        mode = MODES[form]
+        self._network = network if mode is None else torch.compile(network, mode=mode, dynamic=False)
+        began = time.perf_counter()
+        self.pixels = self._pass(0).cpu().numpy().astype(int)
+        self.first_pass_seconds = time.perf_counter() - began
+        self()  # graphs are captured in the second pass, and threads look at what was compiled in another
+
+    def __call__(self) -> float:
+        seconds = time_forward_threads(self._device, self._pass, self._count)
+        return self._count * self._batch / seconds
+
+    @torch.inference_mode()
+    def _pass(self, index: int) -> Tensor:
+        with reproducible_arithmetic(self._device):
+            return to_pixels(self._network(self._latents, self._labels))
+
+
+main = Program()
+
+
+@main.command(help=(__doc__ or "").replace("\n\n    ", "\n\n\b\n    "))
+@click.option("--generator", default="biggan-deep-32", show_default=True, help="One of `synthgen generators`.")
+@click.option("--weights", type=click.Path(path_type=Path), help="As in synthgen render.")
+@click.option("--random-weights", is_flag=True, help="Needs no weights: the same arithmetic on meaningless images.")
+@click.option("--images", type=Count(), help="Images of a run, in whole batches.  [default: 1k; GPU: 20k]")
+@click.option("--batch-size", type=Count(), help="Images per forward pass.  [default: as synthgen render]")
+@click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+@click.option("--repeats", type=Count(), default="3", show_default=True, help="Rounds; rates are their medians.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, in place of the table.")
+def measure(
+    generator: str, weights: Path | None, random_weights: bool, repeats: int, as_json: bool, **options: Any
+) -> None:
+    if weights is not None and random_weights:
+        raise click.UsageError("--weights and --random-weights exclude each other: give one of them")
+    generator_info(generator)
+    with tempfile.TemporaryDirectory(prefix="bench-compile-") as name:
+        if random_weights:
+            weights = write_random_weights(generator, Path(name))
+        result = run_benchmark(generator, weights, repeats=repeats, **options)
+    result["weights"] = "random" if random_weights else str(weights or "default")
+    print_result(result, format_report(result), as_json=as_json)
+
+
+def run_benchmark(
+    name: str,
+    weights: Path | None,
+    *,
+    images: int | None,
+    batch_size: int | None,
+    dtype: str,
+    device: str,
+    repeats: int,
+) -> dict[str, Any]:
+    """The rounds, and how far the pixels are apart."""
+    place = str(choose_device(device))
+    config = RenderConfig(
+        n=1, out=Path("none"), generator=name, weights=weights, batch_size=batch_size, dtype=dtype, devices=place
+    )
+    job = prepare_job(config)
+    on_gpu = job.device.type == "cuda"
+    machine = describe_machine(PACKAGES, gpu=torch.cuda.get_device_name(job.device) if on_gpu else None)
+    forms = [form for form in MODES if form != "graphs" or on_gpu]
+    contestants = {form: Passes(job, form, images=images or (20_000 if on_gpu else 1_000)) for form in forms}
+    rates = measure_rounds(contestants, repeats=repeats, label="passing forward")
+    rows = {}
+    for form, passes in contestants.items():
+        apart = abs(passes.pixels - contestants["eager"].pixels)
+        rows[form] = {
+            "images_per_second": rates[form],
+            "over_eager": rates[form] / rates["eager"],
+            "first_pass_seconds": passes.first_pass_seconds,
+            "levels_apart_mean": float(apart.mean()),
+            "levels_apart_most": int(apart.max()),
+        }
+    return {
+        "forms": rows,
+        "generator": name,
+        "device": str(job.device),
+        "dtype": job.render.dtype,
+        "batch_size": job.render.batch_size,
+        "repeats": repeats,
+        "machine": machine,
+    }
+
+
+def format_report(result: dict[str, Any]) -> list[str]:
+    """The table and what belongs under it."""
+    rows = [
+        (
+            form,
+            format_rate(row["images_per_second"]),
+            f"{row['over_eager']:.3f}",
+            f"{row['first_pass_seconds']:.1f} s",
+            f"{row['levels_apart_mean']:.2f}",
+            f"{row['levels_apart_most']}",
+        )
+        for form, row in result["forms"].items()
+    ]
+    return [
+        f"{result['generator']}, {result['weights']} weights, on {result['device']} in {result['dtype']}, "
+        f"batch {result['batch_size']}",
+        "",
+        *format_table(("", "images/s", "over eager", "first pass", "pixels apart, mean of 255", "at most"), rows),
+        "",
+        f"medians of {result['repeats']} rounds; {format_machine(result['machine'])[0]}",
+        format_machine(result["machine"])[1],
+    ]
+
+
+if __name__ == "__main__":
+    main()
