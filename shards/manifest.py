@@ -160,17 +160,17 @@ def load_manifest(directory: Path) -> Manifest:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(_why_no_manifest(Path(directory))) from None
-    return parse_manifest(text, str(path))
+    return parse_manifest(text, str(path), fix=_REPAIR)
 
 
-def parse_manifest(text: bytes, path: str) -> Manifest:
-    """The manifest in the bytes of a manifest.json; `path` is for the messages."""
+def parse_manifest(text: bytes, path: str, *, fix: str = "get the file anew from where it came") -> Manifest:
+    """The manifest in the bytes of a manifest.json; `path` and what to do are for the messages."""
     try:
         return Manifest.from_json(json.loads(text))
     except DamageError as error:
-        raise DamageError(f"{path}: {error}; {_REPAIR}") from error
+        raise DamageError(f"{path}: {error}; {fix}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DamageError(f"{path} is not JSON ({error}); {_REPAIR}") from error
+        raise DamageError(f"{path} is not JSON ({error}); {fix}") from error
 
 
 def _why_no_manifest(directory: Path) -> str:

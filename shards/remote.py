@@ -84,6 +84,7 @@ def retrying(work: Callable[[], Any], what: str) -> Any:
 
     Raises:
         FileNotFoundError: at once; trying again would not help.
+        ValueError: at once; the client cannot make anything of the address.
         DamageError: the last attempt failed too, or what came was damaged each time.
     """
     pause_seconds = FIRST_PAUSE_SECONDS
@@ -92,6 +93,8 @@ def retrying(work: Callable[[], Any], what: str) -> Any:
             return work()
         except FileNotFoundError:
             raise
+        except ValueError as error:
+            raise ValueError(f"{what} cannot be read ({' '.join(str(error).split())}): check the address") from error
         except Exception as error:  # every scheme's client has errors of its own
             if isinstance(error, OSError) and error.filename is not None:
                 raise  # of the local disk: it is full, or may not be written

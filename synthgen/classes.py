@@ -127,6 +127,7 @@ def _split_classes(
         return text, read_lines(text, option="--classes")
     if known:
         return "--classes", words
+    shown = text if len(text) <= 120 else f"{text[:120]}…"
     raise ValueError(
-        f"--classes {text}: give all, ids such as 0,3,7, class names, or an existing file with one of them a line"
+        f"--classes {shown}: give all, ids such as 0,3,7, class names, or an existing file with one of them a line"
     )

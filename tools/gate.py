@@ -35,6 +35,7 @@ from contrast.augment import AugmentConfig
 from contrast.commands.lists import Names
 from contrast.distributed import resolve_device
 from contrast.evaluation.results import Score
+from contrast.readers import choose_reader
 from contrast.runlog import read_metrics
 from shards.atomic import write_atomically
 from shards.beton import BETON_NAME, record_path
@@ -90,6 +91,8 @@ def gate(
     device: str,
     as_json: bool,
 ) -> None:
+    for reader in readers:
+        choose_reader(reader, data)
     place = resolve_device(device)
     gpu = torch.cuda.get_device_name(place) if place.type == "cuda" else None
     machine = describe_machine(("torch", "torchvision", "numpy", "pillow", "ffcv"), gpu=gpu)

@@ -82,6 +82,12 @@ def test_names_mean_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert parse_classes("7", num_classes=10, class_names=tuple("9876543210")) == (7,), "a number is an id"
 
 
+def test_a_long_list_of_nothing_known_is_a_short_message() -> None:
+    with pytest.raises(ValueError, match=r"--classes (zebra,){20}…: give all") as caught:
+        parse_classes(",".join(["zebra"] * 3000), num_classes=10, class_names=[str(i) for i in range(10)])
+    assert len(str(caught.value)) < 250
+
+
 def test_a_list_longer_than_any_file_name_is_a_list() -> None:
     names = [f"class number {label}" for label in range(1000)]
     assert len(parse_classes(",".join(names), num_classes=1000, class_names=names)) == 1000

@@ -222,6 +222,13 @@ def test_other_weights_are_refused_by_name(
     assert "give --weights the folder" in result.stderr and not (tmp_path / "d").exists()
 
 
+def test_a_manifest_in_pieces_is_to_be_fetched_anew(tmp_path: Path) -> None:
+    (tmp_path / "theirs.json").write_text("{")
+    result = run(f"--from={tmp_path / 'theirs.json'}", f"--out={tmp_path / 'd'}")
+    assert result.exit_code == 1 and not (tmp_path / "d").exists()
+    assert "theirs.json is not JSON" in result.stderr and "get the file anew from where it came" in result.stderr
+
+
 def test_another_configuration_is_refused_by_name(original: Path, tiny_weights: Path, tmp_path: Path) -> None:
     weights = Path(shutil.copytree(tiny_weights, tmp_path / "weights"))
     path = weights / "biggan-deep-32.json"

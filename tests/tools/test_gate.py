@@ -64,6 +64,12 @@ def test_it_runs_through_and_uses_again_what_is_there(tiny_cifar10: Path, tmp_pa
     assert ("FAILED" in again.stdout) == (again.exit_code == 1)
 
 
+def test_an_unknown_reader_is_refused_before_anything_is_packed(tiny_cifar10: Path, tmp_path: Path) -> None:
+    command = [f"--data={tiny_cifar10}", f"--out={tmp_path / 'gate'}", "--readers=tar,tape"]
+    run = CliRunner().invoke(gate.main, command)
+    assert run.exit_code == 2 and "unknown reader 'tape'" in run.stderr and not (tmp_path / "gate").exists()
+
+
 def test_other_versions_and_devices_train_anew() -> None:
     machine = {"cpu": "one", "gpu": None, "versions": {"torch": "2.8.0", "torchvision": "0.23.0"}}
     known = gate.hash_run(machine)
