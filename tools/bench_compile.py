@@ -21,12 +21,11 @@ from typing import Any
 
 import click
 import torch
-from bench_render import PACKAGES, time_forward_threads, write_random_weights
+from bench_render import PACKAGES, chosen_weights, generator_options, time_forward_threads
 from measuring import Program, describe_machine, format_machine, format_rate, format_table, measure_rounds, print_result
 from torch import Tensor
 
 from shards.console import Count
-from synthgen.adapters import generator_info
 from synthgen.adapters.pixels import to_pixels
 from synthgen.config import RenderConfig
 from synthgen.devices import choose_device, reproducible_arithmetic
@@ -67,24 +66,17 @@ main = Program()
 
 
 @main.command(help=(__doc__ or "").replace("\n\n    ", "\n\n\b\n    "))
-@click.option("--generator", default="biggan-deep-32", show_default=True, help="One of `synthgen generators`.")
-@click.option("--weights", type=click.Path(path_type=Path), help="As in synthgen render.")
-@click.option("--random-weights", is_flag=True, help="Needs no weights: the same arithmetic on meaningless images.")
+@generator_options
 @click.option("--images", type=Count(), help="Images of a run, in whole batches.  [default: 1k; GPU: 20k]")
 @click.option("--batch-size", type=Count(), help="Images per forward pass.  [default: as synthgen render]")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
 @click.option("--repeats", type=Count(), default="3", show_default=True, help="Rounds; rates are their medians.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, in place of the table.")
 def measure(
     generator: str, weights: Path | None, random_weights: bool, repeats: int, as_json: bool, **options: Any
 ) -> None:
-    if weights is not None and random_weights:
-        raise click.UsageError("--weights and --random-weights exclude each other: give one of them")
-    generator_info(generator)
     with tempfile.TemporaryDirectory(prefix="bench-compile-") as name:
-        if random_weights:
-            weights = write_random_weights(generator, Path(name))
+        weights = chosen_weights(generator, weights, random_weights, Path(name))
         result = run_benchmark(generator, weights, repeats=repeats, **options)
     result["weights"] = "random" if random_weights else str(weights or "default")
     print_result(result, format_report(result), as_json=as_json)

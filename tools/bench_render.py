@@ -172,27 +172,44 @@ class EndToEnd:
 main = Program()
 
 
+def generator_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorates a command with the options that `chosen_weights` needs, and --device."""
+    for option in (
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1."),
+        click.option("--random-weights", is_flag=True, help="Needs no weights: the arithmetic, on meaningless images."),
+        click.option("--weights", type=click.Path(path_type=Path), help="As in synthgen render."),
+        click.option("--generator", default="biggan-deep-32", show_default=True, help="One of `synthgen generators`."),
+    ):
+        command = option(command)
+    return command
+
+
+def chosen_weights(generator: str, weights: Path | None, random_weights: bool, folder: Path) -> Path | None:
+    """Where the weights lie that the options ask for; None for the usual ones. Random ones are written into `folder`.
+
+    Raises:
+        ValueError: no such generator.
+    """
+    if weights is not None and random_weights:
+        raise click.UsageError("--weights and --random-weights exclude each other: give one of them")
+    generator_info(generator)
+    return write_random_weights(generator, folder) if random_weights else weights
+
+
 @main.command(help=(__doc__ or "").replace("\n\n    ", "\n\n\b\n    "))
-@click.option("--generator", default="biggan-deep-32", show_default=True, help="One of `synthgen generators`.")
-@click.option("--weights", type=click.Path(path_type=Path), help="As in synthgen render.")
-@click.option("--random-weights", is_flag=True, help="Needs no weights: the same arithmetic on meaningless images.")
+@generator_options
 @click.option("--images", type=Count(), help="Images of a run, rounded up to whole batches.  [default: 2k; GPU: 50k]")
 @click.option("--naive-images", type=Count(), help="Images of a run of the naive loop.  [default: an eighth]")
 @click.option("--batch-size", type=Count(), help="Images per forward pass.  [default: as synthgen render]")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
 @click.option("--repeats", type=Count(), default="3", show_default=True, help="Rounds; rates are their medians.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, in place of the table.")
 def measure(
     generator: str, weights: Path | None, random_weights: bool, naive_images: int | None, as_json: bool, **options: Any
 ) -> None:
-    if weights is not None and random_weights:
-        raise click.UsageError("--weights and --random-weights exclude each other: give one of them")
-    generator_info(generator)
     with tempfile.TemporaryDirectory(prefix="bench-render-") as name:
         folder = Path(name)
-        if random_weights:
-            weights = write_random_weights(generator, folder)
+        weights = chosen_weights(generator, weights, random_weights, folder)
         result = run_benchmark(generator, weights, folder, naive_images=naive_images, **options)
     result["weights"] = "random" if random_weights else str(weights or "default")
     print_result(result, format_report(result), as_json=as_json)

@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from bench_render import chosen_weights, generator_options, run_benchmark
 from bench_render import format_report as format_speed
-from bench_render import run_benchmark, write_random_weights
 from measuring import Program, format_table, print_result
 
 import synthgen
 from shards.console import Count, DamageError
-from synthgen.adapters import generator_info
 from synthgen.devices import choose_device, describe_environment
 from synthgen.verification import RenderVerification
 
@@ -81,10 +80,7 @@ main = Program()
 
 
 @main.command(help=(__doc__ or "").replace("\n\n    ", "\n\n\b\n    "))
-@click.option("--generator", default="biggan-deep-32", show_default=True, help="One of `synthgen generators`.")
-@click.option("--weights", type=click.Path(path_type=Path), help="As in synthgen render.")
-@click.option("--random-weights", is_flag=True, help="Needs no weights: the same arithmetic on meaningless images.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+@generator_options
 @click.option("--groups", type=Count(), default="1k", show_default=True, help="Groups of each dataset.")
 @click.option("--sample", type=Count(), default="64", show_default=True, help="Groups to render again on the device.")
 @click.option("--cpu-groups", type=Count(), default="8", show_default=True, help="Groups to render again on the CPU.")
@@ -103,14 +99,10 @@ def measure(
     as_json: bool,
     **counts: int,
 ) -> None:
-    if weights is not None and random_weights:
-        raise click.UsageError("--weights and --random-weights exclude each other: give one of them")
-    generator_info(generator)
     place = choose_device(device)
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as name:
         folder = Path(name)
-        if random_weights:
-            weights = write_random_weights(generator, folder)
+        weights = chosen_weights(generator, weights, random_weights, folder)
         reports = check_device(generator, weights, folder, device=str(place), **counts)
         speed = run_benchmark(
             generator,

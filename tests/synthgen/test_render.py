@@ -250,6 +250,7 @@ def test_images_that_are_no_numbers_are_not_stored(tmp_path: Path, value: float)
         pytest.raises(ValueError, match=r"stripes gave NaN or infinity in the images of groups \d+ to \d+: check"),
     ):
         renderer.run(plans)
+    assert read_marker(tmp_path, 1) is None, "the ninth pass is of its groups"
     assert read_marker(tmp_path, 2) is None, "it comes after the spoilt one"
     assert not list(tmp_path.glob("data/.*")), "no temporary file remains"
 

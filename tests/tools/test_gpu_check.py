@@ -8,6 +8,7 @@ from pathlib import Path
 import gpu_check
 import pytest
 import torch
+from bench_render import write_random_weights
 from click.testing import CliRunner
 
 from synthgen.adapters.biggan import BigGANGenerator
@@ -19,7 +20,7 @@ QUICK = ["--device=cpu", "--groups=60", "--sample=10", "--cpu-groups=3", "--imag
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bench_render.find_weights", lambda name: None)  # then the small network takes its place
-        return gpu_check.write_random_weights("biggan-deep-32", tmp_path_factory.mktemp("weights"))
+        return write_random_weights("biggan-deep-32", tmp_path_factory.mktemp("weights"))
 
 
 def test_a_sound_device(weights: Path) -> None:
