@@ -87,6 +87,7 @@ def test_pixels_lie_where_they_are_decoded_into_fast(decoding: DecodingProcesses
     made = [decoding.batch(range(size))[0] for size in (12, 5)]
     made += [GroupDataset(groups).batch(range(size))[0] for size in (3, 12)]
     made += [empty_pixels((size, 2, 32, 32, 3)) for size in (1, 300)]
+    assert OFF_THE_GRID % 16, "nor at multiples of 16, the vectors of processors without AVX2"
     for images in made:
         assert images.ctypes.data % 32 == OFF_THE_GRID and images.flags.c_contiguous and images.flags.writeable
     assert empty_pixels((0, 2, 3)).shape == (0, 2, 3)
