@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -76,8 +77,9 @@ def test_killed_parents_interrupts_and_killed_workers(tiny_weights: Path, tmp_pa
     for pid in workers:
         wait_until(lambda pid=pid: not Path(f"/proc/{pid}/cmdline").exists() or not _is_worker(pid))
 
-    # Ctrl-C: everybody leaves in good order.
-    with subprocess.Popen(command(out, tiny_weights), stderr=subprocess.PIPE, text=True) as parent:
+    # Ctrl-C: everybody leaves in good order. A shell starts what runs in its background with Ctrl-C ignored.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command(out, tiny_weights), stderr=subprocess.PIPE, text=True, preexec_fn=heeding) as parent:
         wait_until(lambda: pids_in_mid_shard(out) - workers)  # what the dead ones left lies there, too
         parent.send_signal(signal.SIGINT)
         said = parent.communicate()[1]
