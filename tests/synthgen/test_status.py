@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -127,7 +128,8 @@ def test_watching_ends_when_the_dataset_is_finished(
     render_task: Task, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     render_task(task_index=1, task_count=3)
-    monkeypatch.setattr(synthgen.commands.standing.time, "sleep", lambda seconds: render_task())
+    clock = SimpleNamespace(sleep=lambda seconds: render_task())  # this command's alone: a render may sleep too
+    monkeypatch.setattr(synthgen.commands.standing, "time", clock)
     result = CliRunner().invoke(main, ["status", str(out), "--watch", "--json"])
     assert result.exit_code == 0
     assert [json.loads(line)["state"] for line in result.stdout.splitlines()] == ["stopped", "finished"]
