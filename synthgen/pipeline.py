@@ -1,12 +1,12 @@
 """From plans to published shards on one device, every stage at work at once.
 
-    draw -> generate -> encode -> write
+    draw -> generate -> encode -> write -> publish
 
-Blocks travel through three pools of threads: forward passes (one thread per core on a CPU, one on a GPU), encoding,
-and a single writer that takes blocks in order. The codec, the disk and torch's operators release the interpreter's
-lock, so the stages overlap, and publishing a shard overlaps with rendering the next one. A GPU is waited for by the
-encoding threads only: pixels are copied into pinned buffers behind the kernels that make them, and an event says when
-they are there.
+Blocks travel through pools of threads: forward passes (one thread per core on a CPU, one on a GPU), encoding, and a
+single writer that takes blocks in order. The codec, the disk and torch's operators release the interpreter's lock, so
+the stages overlap. A full shard goes to threads that flush and publish it, since a disk may take longer over that than
+a GPU over the next shard. A GPU is waited for by the encoding threads only: pixels are copied into pinned buffers
+behind the kernels that make them, and an event says when they are there.
 
     ShardRenderer(directory=folder, recipe=recipe, ...).run(plan_shards(num_groups=4000, shard_size=1000))
 """
@@ -45,7 +45,9 @@ from synthgen.devices import (
 from synthgen.plan import BlockPlan, Draws, ShardPlan, draw_groups, plan_blocks
 from synthgen.vectors import VectorFiles
 
-STAGES = ("draw", "generate", "encode", "write")
+STAGES = ("draw", "generate", "encode", "write")  # of a shard; its marker is published with what they took
+_PUBLISH = "publish"
+_PUBLISHING_THREADS = 2
 _MOST_BUFFER_BYTES = 2_000_000_000
 
 
@@ -56,7 +58,7 @@ class _Shard:
     plan: ShardPlan
     started: float | None = None
     num_written: int = 0
-    writer: ShardWriter | None = None  # from the first block on until it is published; touched by the writing thread
+    writer: ShardWriter | None = None  # from the first block on
     busy_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
 
@@ -95,18 +97,20 @@ class ShardRenderer:
         self._size = int(recipe.image["size"])
         self._class_names = {label: generator.class_names[label] for label in recipe.classes}
         self._environment = describe_environment(device)
-        self._threads = {"forward": count_forward_threads(device), "encode": count_encode_threads(device)}
+        forward, encode = count_forward_threads(device), count_encode_threads(device)
+        self._threads = {"draw": forward, "generate": forward, "encode": encode, "write": 1}
+        self._threads[_PUBLISH] = _PUBLISHING_THREADS
         shape = (1 + recipe.num_views, render.batch_size, self._size, self._size, 3)
         affordable = _MOST_BUFFER_BYTES // int(np.prod(shape))
-        self._depth = max(3, min(self._threads["forward"] + self._threads["encode"] + 1, affordable))
+        self._depth = max(3, min(forward + encode + 1, affordable))
         with on_device(device), explain_out_of_memory(device, batch_size=render.batch_size):
             self._buffers = deque(
                 torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda") for _ in range(self._depth)
             )
-        self._writing: _Shard | None = None  # there is one at a time; touched by the writing thread alone
+        self._open: list[ShardWriter] = []  # their shards have a first block and are not being published yet
         self._failed = False  # once a block is lost nothing more is written: blocks after it may be done already
         self._lock = Lock()
-        self._busy_seconds = dict.fromkeys(STAGES, 0.0)
+        self._busy_seconds = dict.fromkeys((*STAGES, _PUBLISH), 0.0)
 
     def run(self, shards: Iterable[ShardPlan], *, on_groups: Callable[[int], None] = lambda count: None) -> None:
         """Renders and publishes the shards in the given order; on_groups is told of every few groups written.
@@ -119,10 +123,11 @@ class ShardRenderer:
         with ExitStack() as stack:
             stack.push(self._abandon)
             stack.enter_context(reproducible_arithmetic(self._device))
-            forward = ThreadPoolExecutor(self._threads["forward"], "forward", set_forward_threads, (self._device,))
+            forward = ThreadPoolExecutor(self._threads["generate"], "forward", set_forward_threads, (self._device,))
             encode = ThreadPoolExecutor(self._threads["encode"], "encode")
-            write = ThreadPoolExecutor(1, "write")
-            for pool in (write, encode, forward):  # shut down in the order of the stages
+            write = ThreadPoolExecutor(self._threads["write"], "write")
+            publish = ThreadPoolExecutor(self._threads[_PUBLISH], _PUBLISH)
+            for pool in (publish, write, encode, forward):  # shut down in the order of the stages
                 stack.callback(pool.shutdown, wait=True, cancel_futures=True)
             for plan in shards:
                 shard = _Shard(plan)
@@ -131,19 +136,16 @@ class ShardRenderer:
                         on_groups(in_flight.popleft().result())
                     rendered = forward.submit(self._forward, shard, block)
                     encoded = encode.submit(self._encode, shard, block, rendered)
-                    in_flight.append(write.submit(self._write, shard, block, encoded))
+                    written = write.submit(self._write, shard, block, encoded)
+                    is_last = block.first + block.kept.stop == plan.first + plan.count
+                    in_flight.append(publish.submit(self._publish, shard, written) if is_last else written)
             while in_flight:
                 on_groups(in_flight.popleft().result())
 
     def busy_shares(self, seconds: float) -> dict[str, float]:
         """Share of the last `seconds` that each stage's threads were busy, over the renderer's life; 1 is the limit."""
-        threads = {
-            "draw": self._threads["forward"],
-            "generate": self._threads["forward"],
-            "encode": self._threads["encode"],
-        }
         with self._lock:
-            return {stage: busy / threads.get(stage, 1) / seconds for stage, busy in self._busy_seconds.items()}
+            return {stage: busy / self._threads[stage] / seconds for stage, busy in self._busy_seconds.items()}
 
     # -----------------------------------------------------------------------------------------------------------------
     # Stages, each in threads of its own
@@ -184,7 +186,8 @@ class ShardRenderer:
             labels = labels.to(self._device, non_blocking=True)
             for member in range(len(latents)):
                 images = self._generator.sample(latents[member], labels)
-                finite[member].copy_(images.isfinite().all(), non_blocking=True)
+                lowest, highest = images.aminmax()  # one reading; either is NaN where there is one
+                finite[member].copy_(lowest.isfinite() & highest.isfinite(), non_blocking=True)
                 buffer[member].copy_(to_pixels(images, size=self._size), non_blocking=True)
             if events is not None:
                 events[1].record()
@@ -231,7 +234,6 @@ class ShardRenderer:
         plan = shard.plan
         assert plan.first + shard.num_written == block.first + block.kept.start, "an earlier block failed"
         if shard.writer is None:
-            assert self._writing is None, "an earlier shard is not whole"
             shard.writer = ShardWriter(
                 self._directory,
                 recipe=self._recipe,
@@ -241,7 +243,7 @@ class ShardRenderer:
                 count=plan.count,
                 class_names=self._class_names,
             )
-            self._writing = shard
+            self._open.append(shard.writer)
         for position, group in enumerate(range(block.kept.start, block.kept.stop)):
             shard.writer.add(
                 label=int(draws.labels[group]),
@@ -251,19 +253,25 @@ class ShardRenderer:
             )
             shard.num_written += 1
         self._add_busy(shard, "write", time.perf_counter() - began)
-        if shard.num_written == plan.count:
-            self._publish(shard, shard.writer)
         return len(images)
 
-    def _publish(self, shard: _Shard, writer: ShardWriter) -> None:
-        assert shard.started is not None
+    def _publish(self, shard: _Shard, last_written: Future[int]) -> int:
+        """Makes the shard appear once its last block is written, and returns that block's groups."""
+        count = last_written.result()
+        assert shard.writer is not None and shard.started is not None and shard.num_written == shard.plan.count
         began = time.perf_counter()
         with self._lock:
             stages = {stage: round(busy, 4) for stage, busy in shard.busy_seconds.items()}
-        with writer:
-            writer.publish(environment=self._environment, seconds=round(began - shard.started, 4), stages=stages)
-        self._writing = None
-        self._add_busy(shard, "write", time.perf_counter() - began)
+        try:
+            self._open.remove(shard.writer)
+            with shard.writer as writer:
+                writer.publish(environment=self._environment, seconds=round(began - shard.started, 4), stages=stages)
+        except BaseException:
+            self._failed = True
+            raise
+        with self._lock:
+            self._busy_seconds[_PUBLISH] += time.perf_counter() - began
+        return count
 
     def _add_busy(self, shard: _Shard, stage: str, seconds: float) -> None:
         with self._lock:
@@ -273,8 +281,8 @@ class ShardRenderer:
     def _abandon(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writing is not None and self._writing.writer is not None:
-            self._writing.writer.__exit__(kind, error, trace)  # removes the temporary file
+        for writer in self._open:
+            writer.__exit__(kind, error, trace)  # removes the temporary file
 
 
 def slowest_stage(shares: Mapping[str, float]) -> str:

@@ -22,7 +22,7 @@ import torch
 import synthgen
 from shards.console import Progress
 from shards.manifest import load_manifest
-from shards.markers import scan_markers
+from shards.markers import marker_path, scan_markers
 from shards.verification import verify
 from shards.writer import finish_dataset, lock_dataset
 from synthgen.adapters.biggan import BigGANGenerator
@@ -105,8 +105,9 @@ def test_the_disk_gives_up_while_the_dataset_is_finished(
 
 @pytest.mark.parametrize("method", ["publish", "add"])
 def test_permission_lost_during_the_job(tiny_weights: Path, whole: Path, tmp_path: Path, method: str) -> None:
-    """The folder becomes read-only for the process, between two shards or in the middle of the third."""
+    """The folder becomes read-only for the process once two shards are there, with the third begun or not."""
     out = tmp_path / "d"
+    second = marker_path(out, 1)
     code = f"""
 import os, pathlib, shards.writer, synthgen.cli
 real = shards.writer.ShardWriter.{method}
@@ -115,6 +116,8 @@ def lose(self, **named):
     result = real(self, **named)
     calls.append(1)
     if len(calls) == {2 if method == "publish" else 110}:
+        while not os.path.exists({str(second)!r}):
+            os.sched_yield()
         pathlib.Path({str(out / "data")!r}).chmod(0o555)
         if os.geteuid() == 0:  # whom no permission stops
             os.setresuid(65534, 65534, 65534)
@@ -130,8 +133,9 @@ synthgen.cli.main({arguments(out, tiny_weights)!r})
     assert "choose a place that you may read and write, or change its permissions" in done.stderr
     (out / "data").chmod(0o755)
     left = [path.name for path in (out / "data").glob(".*")]
-    assert all(name.startswith(".train-000002.tar.") and name.endswith(".tmp") for name in left)
-    assert not left or method == "add", "what may not be removed any more stays, under a name that no reader takes"
+    assert all(name.startswith(".train-000002.tar.") and name.endswith(".tmp") for name in left), (
+        "what may not be removed any more stays, under a name that no reader takes"
+    )
     assert set(scan_markers(out)) == {0, 1}
     assert run(out, tiny_weights).exit_code == 0
     assert not list((out / "data").glob(".*"))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import itertools
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +18,11 @@ import torch
 
 import synthgen
 from shards.dataset import GroupDataset
-from shards.manifest import Manifest, load_manifest
+from shards.manifest import Manifest, ShardRecord, load_manifest
+from shards.markers import scan_markers
 from shards.recipe import Recipe, RenderSettings
 from shards.verification import verify
-from shards.writer import lock_dataset, read_marker
+from shards.writer import ShardWriter, lock_dataset, read_marker
 from synthgen.pipeline import STAGES, ShardRenderer, slowest_stage
 from synthgen.plan import ShardPlan, draw_groups
 
@@ -241,7 +245,48 @@ def test_out_of_memory_says_what_to_do_and_leaves_whole_shards(tmp_path: Path, f
     assert not list(tmp_path.glob("data/.*")), "no temporary file remains"
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_slow_disk_keeps_a_shard_waiting_and_not_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first shard appears only when the second has been written, and the order of the groups' count stays."""
+    second_is_written = threading.Event()
+    publish = ShardWriter.publish
+
+    def publish_late(writer: ShardWriter, **named: Any) -> ShardRecord:
+        if writer._index == 1:
+            second_is_written.set()
+        else:
+            assert second_is_written.wait(timeout=60)
+        return publish(writer, **named)
+
+    monkeypatch.setattr(ShardWriter, "publish", publish_late)
+    counts: list[int] = []
+    renderer = stripes_renderer(tmp_path, Stripes())
+    renderer.run([ShardPlan(index=i, first=20 * i, count=20) for i in range(2)], on_groups=counts.append)
+    assert counts == [20, 20] and set(scan_markers(tmp_path)) == {0, 1}
+    assert renderer.busy_shares(1.0)["publish"] > 0
+
+
+def test_a_shard_that_cannot_be_published_ends_the_render_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = ShardWriter.publish
+
+    def publish_one(writer: ShardWriter, **named: Any) -> ShardRecord:
+        if writer._index > 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return publish(writer, **named)
+
+    monkeypatch.setattr(ShardWriter, "publish", publish_one)
+    counts: list[int] = []
+    renderer = stripes_renderer(tmp_path, Stripes())
+    with pytest.raises(OSError, match="No space left"):
+        renderer.run([ShardPlan(index=i, first=60 * i, count=60) for i in range(5)], on_groups=counts.append)
+    assert sum(counts) == 60 + 40, "groups of a shard count once they are written, its last ones once it is there"
+    assert set(scan_markers(tmp_path)) == {0} and not list(tmp_path.glob("data/.*"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_images_that_are_no_numbers_are_not_stored(tmp_path: Path, value: float) -> None:
     renderer = stripes_renderer(tmp_path, Stripes(fail_at_pass=9, spoil_with=value))
     plans = [ShardPlan(index=i, first=60 * i, count=60) for i in range(3)]
