@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from contrast.config import TrainConfig
@@ -42,8 +43,22 @@ def in_parallel(network: nn.Module, place: Place, *, sync_batchnorm: bool) -> nn
     if sync_batchnorm:
         if not is_cuda:
             raise ValueError("--sync-batchnorm needs GPUs: leave it away on CPUs")
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        network = synchronise_batch_norm(network)
     return DistributedDataParallel(network, device_ids=[place.device.index] if is_cuda else None)
+
+
+def synchronise_batch_norm(network: nn.Module) -> nn.Module:
+    """The same network, parameters and names, with batch norms that share their statistics among processes.
+
+    timm has norms that apply an activation too. torch's own conversion would leave that away without a word; timm's
+    knows them.
+    """
+    plain = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    if all(type(module) in plain for module in network.modules() if isinstance(module, _BatchNorm)):
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    from timm.layers import convert_sync_batchnorm
+
+    return convert_sync_batchnorm(network)
 
 
 def averaging_gradients(parallel: nn.Module, *, when: bool) -> AbstractContextManager[None]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from contrast.encoders import ENCODERS, build_encoder, check_encoder, count_parameters
+from contrast.network import synchronise_batch_norm
 
 
 @pytest.mark.parametrize(("name", "feature_dim"), [("convnet-small", 512), ("resnet18", 512), ("resnet50", 2048)])
@@ -98,10 +99,24 @@ def test_synchronised_batch_norm_keeps_weights_and_names() -> None:
     """What --sync-batchnorm does on GPUs must leave the optimiser's parameters and the checkpoint's names alone."""
     encoder = build_encoder("resnet18", image_size=32)
     names, parameters = list(encoder.state_dict()), list(encoder.parameters())
-    converted = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)
+    converted = synchronise_batch_norm(encoder)
     assert converted is encoder and list(encoder.state_dict()) == names
     assert all(one is other for one, other in zip(encoder.parameters(), parameters, strict=True))
     assert any(isinstance(module, nn.SyncBatchNorm) for module in encoder.modules())
+
+
+@pytest.mark.parametrize("name", ["timm:mobilenetv3_small_050", "timm:regnetx_002", "timm:resnet18", "resnet18"])
+def test_synchronised_batch_norm_keeps_what_the_network_computes(name: str) -> None:
+    """Some of timm's norms apply an activation, which torch's own conversion leaves away."""
+    if name.startswith("timm:"):
+        pytest.importorskip("timm")
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    encoder = build_encoder(name, image_size=32).eval()
+    names, expected = list(encoder.state_dict()), encoder(images)
+    converted = synchronise_batch_norm(encoder)
+    assert not any(type(module) is nn.BatchNorm2d for module in converted.modules())
+    torch.testing.assert_close(converted(images), expected)
+    assert list(converted.state_dict()) == names
 
 
 def test_a_size_that_does_not_fit_is_refused() -> None:
