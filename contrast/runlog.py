@@ -21,20 +21,20 @@ METRICS_NAME = "metrics.jsonl"
 
 
 class RunLog:
-    """Appends to RUN/metrics.jsonl, flushed line by line.
+    """Appends to RUN/metrics.jsonl, flushed line by line; TensorBoard drops what it has of steps after `first_step`.
 
     Raises:
         ValueError: TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, run: Path, *, tensorboard: bool) -> None:
+    def __init__(self, run: Path, *, tensorboard: bool, first_step: int = 0) -> None:
         self._board: Any = None
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 raise ValueError("TensorBoard is not installed: pip install 'synthgen[tensorboard]'") from None
-            self._board = SummaryWriter(str(run / "tensorboard"))
+            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
         self._file = open(run / METRICS_NAME, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the log is
 
     def __enter__(self) -> RunLog:

@@ -162,9 +162,8 @@ def run_steps(
         last_saved = meter.started
         incoming = stack.enter_context(closing(batches.steps(first_step, config.steps)))
         for step in range(first_step, config.steps):
-            asked = time.perf_counter()
-            batch = next(incoming)
-            waited_seconds = time.perf_counter() - asked
+            with meter.waiting():
+                batch = next(incoming)
 
             # Pixels travel as uint8 and become floats on the device; all images of all groups (of a part, where the
             # batch is learnt from in parts) in one forward.
@@ -185,7 +184,7 @@ def run_steps(
             set_learning_rate(optimizer, learning_rate)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            meter.add_step(step_loss, waited_seconds=waited_seconds)
+            meter.add_step(step_loss)
 
             done = step + 1
             if done % options.log_every and done != config.steps:
@@ -297,4 +296,4 @@ def _open_log(run: Path, place: Place, options: RunOptions, first_step: int) -> 
         num_threads=torch.get_num_threads(),
         world_size=place.world_size,
     )
-    return RunLog(run, tensorboard=options.tensorboard)
+    return RunLog(run, tensorboard=options.tensorboard, first_step=first_step)

@@ -16,7 +16,7 @@ import torch
 from contrast.config import TrainConfig
 from contrast.run_folder import hash_anchors, read_run
 from contrast.run_options import RunOptions
-from contrast.runlog import read_metrics
+from contrast.runlog import RunLog, read_metrics, rewind_metrics
 from contrast.starting import configure_run
 from contrast.training import train_encoder
 from shards.console import DamageError
@@ -255,3 +255,20 @@ def test_tensorboard_gets_the_same_figures(groups: Path, tmp_path: Path, config:
     logged = [(event.step, event.value) for event in events.Scalars("loss")]
     expected = [(entry["step"], pytest.approx(entry["loss"])) for entry in read_metrics(run)]
     assert logged == expected
+
+
+def test_tensorboard_has_every_step_once_after_a_run_was_rewound(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with RunLog(tmp_path, tensorboard=True) as log:
+        for step in (10, 20, 30):
+            log.write({"step": step, "loss": float(step)})
+    rewind_metrics(tmp_path, step=10)
+    with RunLog(tmp_path, tensorboard=True, first_step=10) as log:
+        for step in (20, 30):
+            log.write({"step": step, "loss": step + 0.5})
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    expected = [(10, 10.0), (20, 20.5), (30, 30.5)]
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == expected
+    assert [(record["step"], record["loss"]) for record in read_metrics(tmp_path)] == expected
