@@ -67,7 +67,8 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Pixel-space augmentation of every image."""
     precision: str = "float32"
-    """Number format of the convolutions: float32, or bfloat16 under autocast. The loss is float32 in any case."""
+    """Number format of the convolutions: float32, or bfloat16 under autocast. The loss is float32 in any case.
+    On GPUs with TF32, torch multiplies float32 convolutions in that format unless its settings forbid it."""
     order: str = "shuffled"
     """Of the groups: shuffled or streamed, see contrast.orders. It follows from the reader. Two readers of one order
     give the same batches, so which of them it was is no part of the run."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from contrast.augment import parse_augment
+from contrast.augment import AugmentConfig, parse_augment
 from contrast.config import TrainConfig, steps_of
 from contrast.distributed import resolve_device
 from contrast.optimizer import default_settings
@@ -48,6 +48,8 @@ def configure_run(
         begun = recorded_config(Path(out))
         precision = begun.precision if begun is not None else fastest_precision(resolve_device(device))
     provisional = TrainConfig(**{**chosen, "steps": 1, "precision": precision})  # refuses wrong settings first
+    if provisional.positives == "tz" and chosen.get("augment", AugmentConfig()) != AugmentConfig():
+        raise ValueError("positives tz: these images are not augmented; leave --augment away, or use --positives both")
     defaults = default_settings(provisional.objective, provisional.optimizer, batch_size=provisional.batch_size)
     provisional = dataclasses.replace(provisional, **{k: v for k, v in defaults.items() if k not in chosen})
     count = steps_of(
@@ -62,9 +64,11 @@ def configure_run(
 
 
 def fastest_precision(device: torch.device) -> str:
-    """bfloat16 on GPUs and on CPUs that multiply it in hardware (1.4 to 1.8 times as fast there), else float32."""
+    """bfloat16 on GPUs and CPUs that multiply it in hardware (1.4 to 1.8 times as fast there), else float32."""
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if native else "float32"
     try:
         words = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     except OSError:

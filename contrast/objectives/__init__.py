@@ -43,6 +43,11 @@ def build_objective(config: TrainConfig, facts: GroupFacts) -> Objective:
         raise ValueError(
             f"objective {config.objective} needs class labels and these groups have none: use --objective simclr"
         )
+    if objective.needs_classes and len(facts.classes) < 2:
+        raise ValueError(
+            f"objective {config.objective} needs two classes or more and these groups are all of one: "
+            "use --objective simclr"
+        )
     if objective.needs_latents and facts.latent_dim is None:
         raise ValueError(
             f"objective {config.objective} needs the latents and these groups do not carry them: "

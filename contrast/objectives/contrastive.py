@@ -51,6 +51,7 @@ class SupCon(_Contrastive):
     """All images of a class attract each other."""
 
     needs_classes = True
+    needs_other_groups = True
 
     def ids(self, targets: Targets) -> Tensor:
         return targets.classes

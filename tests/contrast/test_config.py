@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from contrast.augment import AugmentConfig
 from contrast.config import TrainConfig, steps_of
 from contrast.encoders import build_encoder
 from contrast.optimizer import build_optimizer, learning_rate_at
-from contrast.starting import configure_run
+from contrast.starting import configure_run, fastest_precision
 
 
 def test_json_round_trip() -> None:
@@ -135,6 +136,22 @@ def test_automatic_choices_are_made_once(groups: Path, tmp_path: Path) -> None:
         configure(steps=3, settings={"batchsize": 2})
     with pytest.raises(ValueError, match="batch size 128 is larger than the 96 groups"):
         configure(epochs=2)
+    blurred = {"batch_size": 32, "augment": "blur=0.5"}
+    assert configure(steps=3, settings=blurred).augment.blur == 0.5
+    with pytest.raises(ValueError, match=r"positives tz: these images are not augmented; leave --augment away"):
+        configure(steps=3, settings={**blurred, "positives": "tz"})
+
+
+def test_emulated_bfloat16_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card before Ampere can compute in it, slowly; and it is the card that was asked for that counts."""
+    asked: list[torch.device] = []
+    native = [torch.device("cuda", 1)]
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext(asked.append(device)))
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or asked[-1] in native
+    )
+    assert fastest_precision(torch.device("cuda", 0)) == "float32"
+    assert fastest_precision(torch.device("cuda", 1)) == "bfloat16"
 
 
 def test_a_run_keeps_the_precision_that_it_began_with(groups: Path, tmp_path: Path) -> None:

@@ -177,6 +177,13 @@ def test_heads() -> None:
     [
         ({"objective": "supcon"}, {"classes": ()}, "supcon needs class labels .* use --objective simclr"),
         ({"objective": "cross-entropy"}, {"classes": ()}, "cross-entropy needs class labels"),
+        (
+            {"objective": "cross-entropy"},
+            {"classes": (7,)},
+            "needs two classes or more and these groups are all of one",
+        ),
+        ({"objective": "supcon"}, {"classes": (0,)}, "supcon needs two classes or more .* use --objective simclr"),
+        ({"objective": "supcon", "batch_size": 8, "accumulate": 8}, {}, "batch size 8 in 8 parts: the loss needs"),
         ({"objective": "inverter"}, {"latent_dim": None}, "inverter needs the latents .* --store-latents"),
         ({"objective": "inverter", "mix_share": 0.5}, {}, "real images have no latents; leave --mix away"),
         ({"objective": "cross-entropy", "positives": "shuffled"}, {}, "cross-entropy has no pairs to shuffle"),
