@@ -129,7 +129,8 @@ def prepare_job(config: RenderConfig, *, elsewhere: Literal["cpu", "cuda"] | Non
     if config.generator not in GENERATORS:
         from synthgen.adapters.own_generator import probe_generator
 
-        probe_generator(generator, batch_size=batch_size, device=loads_on, truncation=config.truncation)
+        with explain_out_of_memory(loads_on, batch_size=batch_size):
+            probe_generator(generator, batch_size=batch_size, device=loads_on, truncation=config.truncation)
     for found in config.view_policy().vectors:
         found.check_generator(generator)
     return RenderJob(

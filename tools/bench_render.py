@@ -234,7 +234,13 @@ def run_benchmark(
     images = images or (50_000 if gpu else 2_000)
     began = time.perf_counter()
     config = RenderConfig(
-        n=1, out=folder / "none", generator=name, weights=weights, batch_size=batch_size, dtype=dtype, devices=device
+        n=1,
+        out=folder / "none",
+        generator=name,
+        weights=weights,
+        batch_size=batch_size,
+        dtype=dtype,
+        devices=str(place),
     )
     job = prepare_job(config)
     load_seconds = time.perf_counter() - began

@@ -289,6 +289,14 @@ def test_a_probe_says_what_is_wrong(change: Callable[..., Any], message: str) ->
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_probe_without_memory_ends_in_one_line(write_module: Module, tmp_path: Path) -> None:
+    write_module("hungry", FULL.replace("assert labels.dtype == torch.int64", "raise torch.OutOfMemoryError"))
+    result = CliRunner().invoke(main, ["render", "--n=4", "--out=d", "--generator=hungry:make"])
+    assert result.exit_code == 2 and result.stderr.count("\n") == 1, result.output
+    assert "ran out of memory at batch size 50" in result.stderr
+    assert not (tmp_path / "d").exists()
+
+
 def test_a_failed_probe_writes_nothing(write_module: Module, tmp_path: Path) -> None:
     write_module("spoilt", FULL.replace("- 0.5)", "+ 0.5)"))
     for extra in ([], ["--dry-run"]):
