@@ -55,6 +55,9 @@ from synthgen.job import RenderJob, prepare_job, survey_folder
 from synthgen.plan import draw_groups
 from synthgen.runners.local import run_local
 
+SECONDS_OF_A_RUN = {"cpu": 5, "cuda": 30}
+"""Of bare forward passes: the end of a render, up to a second however long it is, must not decide a ratio."""
+MOST_NAIVE_IMAGES = 2_000
 PACKAGES = ("synthgen", "torch", "numpy", "simplejpeg", "pillow", "pytorch-pretrained-biggan")
 
 
@@ -133,6 +136,13 @@ class Bare:
         return self._count * self._job.render.batch_size / seconds
 
 
+def enough_images(job: RenderJob) -> int:
+    """Images whose bare forward passes take SECONDS_OF_A_RUN."""
+    few = Bare(job, images=4 * count_forward_threads(job.device) * job.render.batch_size)
+    few()  # the first passes of a process are slower
+    return round(few() * SECONDS_OF_A_RUN[job.device.type])
+
+
 class EndToEnd:
     """Images/s of `synthgen render` with the generator loaded, each time into a new folder, up to the manifest."""
 
@@ -198,8 +208,10 @@ def chosen_weights(generator: str, weights: Path | None, random_weights: bool, f
 
 @main.command(help=(__doc__ or "").replace("\n\n    ", "\n\n\b\n    "))
 @generator_options
-@click.option("--images", type=Count(), help="Images of a run, rounded up to whole batches.  [default: 2k; GPU: 50k]")
-@click.option("--naive-images", type=Count(), help="Images of a run of the naive loop.  [default: an eighth]")
+@click.option("--images", type=Count(), help="Images of a run.  [default: 5 s of bare passes; GPU: 30 s]")
+@click.option(
+    "--naive-images", type=Count(), help="Images of a run of the naive loop.  [default: an eighth, 2k at most]"
+)
 @click.option("--batch-size", type=Count(), help="Images per forward pass.  [default: as synthgen render]")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16.")
 @click.option("--repeats", type=Count(), default="3", show_default=True, help="Rounds; rates are their medians.")
@@ -231,7 +243,6 @@ def run_benchmark(
     place = choose_device(device)
     gpu = torch.cuda.get_device_name(place) if place.type == "cuda" else None
     machine = describe_machine(PACKAGES, gpu=gpu)
-    images = images or (50_000 if gpu else 2_000)
     began = time.perf_counter()
     config = RenderConfig(
         n=1,
@@ -245,9 +256,10 @@ def run_benchmark(
     job = prepare_job(config)
     load_seconds = time.perf_counter() - began
     batch = job.render.batch_size
+    images = images or enough_images(job)
     job = replace(job, num_groups=-(-images // (2 * batch)) * batch)  # an anchor and a view each, in whole batches
     images = 2 * job.num_groups
-    naive_images = -(-(naive_images or max(1, images // 8)) // NAIVE_BATCH) * NAIVE_BATCH
+    naive_images = -(-(naive_images or min(images // 8, MOST_NAIVE_IMAGES) or 1) // NAIVE_BATCH) * NAIVE_BATCH
 
     end_to_end = EndToEnd(job, config, folder)
     network = load_published_module(name, weights).to(place)

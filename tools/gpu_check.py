@@ -1,13 +1,14 @@
 """All that a new machine, above all a GPU, has to show before its renders are trusted, in one command.
 
-A small dataset is rendered in the device's own dtype and in float32, samples of both are rendered again, and the speed
-is measured:
+Small datasets are rendered, samples of them are rendered again, and the speed is measured:
 
     again         the same device and dtype: bytes must be identical
     float32       what the device's own dtype did to the pixels
     cpu           the same dtype on the CPU: how far the two devices are apart
-    float32, cpu  the float32 dataset on the CPU
+    float32, cpu  float32 on both
     speed         tools/bench_render.py, with its options
+
+What the CPU renders again was rendered in batches that do not take it minutes. A line is said of each as it ends.
 
     python tools/gpu_check.py --json > gpu.json
     python tools/gpu_check.py --generator biggan-deep-128 --random-weights --images 5k
@@ -31,31 +32,36 @@ from shards.console import Count, DamageError
 from synthgen.devices import choose_device, describe_environment
 from synthgen.verification import RenderVerification
 
+CPU_BATCH_SIZE = 8
+
 
 def check_device(
     generator: str, weights: Path | None, folder: Path, *, device: str, groups: int, cpu_groups: int, sample: int
 ) -> dict[str, RenderVerification]:
-    """Renders both datasets into the folder and returns the four comparisons, by name.
+    """Renders the datasets into the folder and returns the four comparisons, by name.
 
     Args:
-        groups: of each dataset.
+        groups: of the dataset that the device renders again.
         sample: groups to render again on the device.
-        cpu_groups: groups to render again on the CPU, where a large batch takes long.
+        cpu_groups: groups to render again on the CPU.
     """
-    own, full = folder / "own", folder / "float32"
     request: dict[str, Any] = {"generator": generator, "weights": weights, "devices": device, "quiet": True}
-    synthgen.render(n=groups, out=own, **request)
-    synthgen.render(n=groups, out=full, dtype="float32", **request)
-
-    def again(directory: Path, groups: int, device: str, dtype: str = "same") -> RenderVerification:
-        return synthgen.verify_render(directory, groups=groups, device=device, dtype=dtype, weights=weights)
-
-    return {
-        "again": again(own, sample, device),
-        "float32": again(own, sample, device, "float32"),
-        "cpu": again(own, cpu_groups, "cpu"),
-        "float32, cpu": again(full, cpu_groups, "cpu"),
-    }
+    for_cpu = {**request, "n": cpu_groups, "batch_size": min(cpu_groups, CPU_BATCH_SIZE)}
+    synthgen.render(n=groups, out=folder / "own", **request)
+    synthgen.render(out=folder / "few", **for_cpu)
+    synthgen.render(out=folder / "float32", dtype="float32", **for_cpu)
+    reports = {}
+    for name, dataset, count, where, dtype in (
+        ("again", "own", sample, device, "same"),
+        ("float32", "own", sample, device, "float32"),
+        ("cpu", "few", cpu_groups, "cpu", "same"),
+        ("float32, cpu", "float32", cpu_groups, "cpu", "same"),
+    ):
+        reports[name] = synthgen.verify_render(
+            folder / dataset, groups=count, device=where, dtype=dtype, weights=weights
+        )
+        click.echo(f"{name}: {reports[name].sameness.describe()}", err=True)
+    return reports
 
 
 def format_report(result: dict[str, Any]) -> list[str]:
@@ -81,7 +87,7 @@ main = Program()
 
 @main.command(help=(__doc__ or "").replace("\n\n    ", "\n\n\b\n    "))
 @generator_options
-@click.option("--groups", type=Count(), default="1k", show_default=True, help="Groups of each dataset.")
+@click.option("--groups", type=Count(), default="1k", show_default=True, help="Groups that the device renders.")
 @click.option("--sample", type=Count(), default="64", show_default=True, help="Groups to render again on the device.")
 @click.option("--cpu-groups", type=Count(), default="8", show_default=True, help="Groups to render again on the CPU.")
 @click.option("--images", type=Count(), help="As in bench_render.py.")
