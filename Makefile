@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --progress-bar off --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-setup-ffcv: $(FFCV_STAMP) ## Add FFCV to .venv: builds it, with three Debian packages (apt-get, as root).
+setup-ffcv: $(FFCV_STAMP) ## Add FFCV to .venv: builds it, with four Debian packages (apt-get, as root).
 
 $(FFCV_STAMP): $(STAMP)
 	@if ! pkg-config --exists opencv4 libturbojpeg; then \
@@ -28,7 +28,7 @@ $(FFCV_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --progress-bar off --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ffcv]'
 	@touch $@
 
-demo: setup ## Render, train, score on real photographs, write a report: about 10 minutes on two CPU cores.
+demo: setup ## Render, train, score on real photographs, write a report: about 6 minutes on two CPU cores.
 	$(BIN)/python tools/demo.py
 
 test: setup ## Run the tests.

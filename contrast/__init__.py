@@ -141,7 +141,7 @@ def eval(
     threads: int | None = None,
     quiet: bool = False,
 ) -> Evaluation:
-    """Scores a run on labelled images, beside raw pixels and a random encoder; see `contrast eval --help`.
+    """Scores a run on labelled images, beside raw pixels and an untrained encoder; see `contrast eval --help`.
 
     Args:
         data: one source or several; the result has a test for each, in this order.

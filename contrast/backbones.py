@@ -121,7 +121,7 @@ def _timm_names() -> list[str]:
     try:
         import timm
     except ImportError:
-        raise ValueError("timm is not installed: pip install 'synthgen[timm]'") from None
+        raise ValueError("timm is not installed: pip install -e '.[timm]' in the clone") from None
     return timm.list_models()
 
 

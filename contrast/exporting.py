@@ -115,7 +115,7 @@ def _onnx_bytes(encoder: Encoder, exported: Exported) -> bytes:
         import onnx
         import onnxscript  # noqa: F401 - torch's exporter needs it
     except ImportError as error:
-        raise ValueError(f"{error.name} is not installed: pip install 'synthgen[onnx]'") from None
+        raise ValueError(f"{error.name} is not installed: pip install -e '.[onnx]' in the clone") from None
     images = torch.zeros(2, 3, exported.image_size, exported.image_size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own use of what newer versions of torch deprecate
@@ -188,7 +188,7 @@ def _is_timm(model: str, state: dict[str, Tensor], *, stem: tuple[str, ...], ima
     try:
         import timm
     except ImportError:
-        raise ValueError("timm is not installed: pip install 'synthgen[timm]'") from None
+        raise ValueError("timm is not installed: pip install -e '.[timm]' in the clone") from None
     if model not in timm.list_models():
         return False
     theirs = timm.create_model(model, pretrained=False, **timm_settings(model, image_size)).state_dict()

@@ -33,7 +33,7 @@ class RunLog:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
-                raise ValueError("TensorBoard is not installed: pip install 'synthgen[tensorboard]'") from None
+                raise ValueError("TensorBoard is not installed: pip install -e '.[tensorboard]' in the clone") from None
             self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
         self._file = open(run / METRICS_NAME, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the log is
 

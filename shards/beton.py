@@ -77,7 +77,7 @@ def require_ffcv() -> ModuleType:
     if find_spec("ffcv") is None:
         raise ValueError(
             "ffcv is not installed: run make setup-ffcv, or install pkg-config, libturbojpeg0-dev and libopencv-dev "
-            "and then pip install 'synthgen[ffcv]'"
+            "and then pip install -e '.[ffcv]' in the clone"
         )
     import ffcv
 

@@ -74,7 +74,9 @@ def open_filesystem(address: str) -> tuple[Any, str]:
 
         return fsspec.core.url_to_fs(address)
     except ImportError as error:
-        raise ValueError(f"{address}: this needs the extra remote ({error}): pip install 'synthgen[remote]'") from error
+        raise ValueError(
+            f"{address}: this needs the extra remote ({error}): pip install -e '.[remote]' in the clone"
+        ) from error
     except ValueError as error:
         raise ValueError(f"{address}: {error}; give a folder, s3://, gs://, az://, https:// or hf://") from error
 

@@ -121,7 +121,7 @@ def run_benchmark(
                 transform = build()
                 transform(pixels, 0)
             except ImportError as error:
-                notes[name] = f"{error.name} is not installed: pip install 'synthgen[bench]'"
+                notes[name] = f"{error.name} is not installed: pip install -e '.[bench]' in the clone"
                 continue
             contestants[name] = lambda transform=transform: time_images(transform, pixels, seconds=seconds)
         rates = measure_rounds(contestants, repeats=repeats, label="augmenting")

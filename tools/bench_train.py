@@ -180,7 +180,7 @@ def run_benchmark(task: TrainTask, *, repeats: int) -> dict[str, Any]:
         loose = write_loose_anchors(task)
         contestants["lightly"] = lambda: train_lightly(task, loose)
     except ImportError as error:
-        notes["lightly"] = f"{error.name} is not installed: pip install 'synthgen[bench]'"
+        notes["lightly"] = f"{error.name} is not installed: pip install -e '.[bench]' in the clone"
     for warm_up in contestants.values():  # kernels are chosen, and compiled where asked
         warm_up()
     wait_shares.clear()

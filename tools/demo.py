@@ -131,7 +131,7 @@ def demo(
 
     click.echo(f"\ntop-1 accuracy, %, on {results[0].evaluated_on}, {results[0].num_train} training labels")
     click.echo(f"{'':<18}{'kNN':>8}{'linear':>9}")
-    for row, title in (("pixels", "raw pixels"), ("random", "random encoder"), ("trained", "trained encoder")):
+    for row, title in (("pixels", "raw pixels"), ("random", "untrained encoder"), ("trained", "trained encoder")):
         click.echo(f"{title:<18}{scores[f'knn_{row}']:>8.1f}{scores[f'linear_{row}']:>9.1f}")
     click.echo(f"\n{format_seconds(time.monotonic() - began)} in all. To look at:")
     click.echo(f"  {sheet}  the groups, a row each: anchor, view")

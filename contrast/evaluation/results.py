@@ -20,7 +20,7 @@ from shards.console import DamageError
 
 FORMAT = 2
 ROWS = ("pixels", "random", "trained")
-ROW_TITLES = {"pixels": "raw pixels", "random": "random encoder", "trained": "trained encoder"}
+ROW_TITLES = {"pixels": "raw pixels", "random": "untrained encoder", "trained": "trained encoder"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ def run_ray(config: RenderConfig, *, quiet: bool = False) -> Manifest:
     try:
         import ray
     except ImportError:
-        raise ValueError("the runner ray needs Ray: pip install 'synthgen[ray]'") from None
+        raise ValueError("the runner ray needs Ray: pip install -e '.[ray]' in the clone") from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     was_there = ray.is_initialized()
     if not was_there:

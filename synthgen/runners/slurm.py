@@ -71,7 +71,7 @@ def _make_executor(directory: Path, options: Mapping[str, str | int]) -> Any:
     try:
         import submitit
     except ImportError:
-        raise ValueError("the runner slurm needs submitit: pip install 'synthgen[slurm]'") from None
+        raise ValueError("the runner slurm needs submitit: pip install -e '.[slurm]' in the clone") from None
     for program in ("sbatch", "srun", "squeue"):
         if shutil.which(program) is None:
             raise ValueError(f"no {program} here: give --runner slurm on a machine that submits to a Slurm cluster")

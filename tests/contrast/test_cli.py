@@ -165,7 +165,7 @@ def test_from_groups_to_a_page(groups: Path, tmp_path: Path) -> None:
     scores = ["--scores", "rankme,knn", "--k", "1,10", "--no-controls", "--data", str(groups), "--data", str(groups)]
     result = runner.invoke(main, ["eval", "--run", str(run), *scores])
     assert result.exit_code == 0, result.stderr
-    assert result.stdout.count("kNN 1  kNN 10  RankMe") == 2 and "random encoder" not in result.stdout
+    assert result.stdout.count("kNN 1  kNN 10  RankMe") == 2 and "untrained encoder" not in result.stdout
 
     result = runner.invoke(main, ["report", "--run", str(run), "--out", str(tmp_path / "pages" / "report.html")])
     assert result.exit_code == 0, result.stderr

@@ -54,7 +54,7 @@ def test_near_names_of_the_libraries() -> None:
 
 def test_timm_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ValueError, match=r"timm is not installed: pip install 'synthgen\[timm\]'"):
+    with pytest.raises(ValueError, match=r"timm is not installed: pip install -e '\.\[timm\]' in the clone"):
         check_encoder("timm:resnet10t")
 
 

@@ -138,4 +138,4 @@ def test_the_command(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.
         assert result.exit_code == 2 and message in result.stderr
     monkeypatch.setitem(sys.modules, "onnx", None)
     result = CliRunner().invoke(main, [*command, "onnx"])
-    assert result.exit_code == 2 and "onnx is not installed: pip install 'synthgen[onnx]'" in result.stderr
+    assert result.exit_code == 2 and "onnx is not installed: pip install -e '.[onnx]' in the clone" in result.stderr

@@ -104,7 +104,7 @@ def test_mistakes_are_one_line(tmp_path: Path, build: Callable[..., Manifest], r
 
 def test_without_ffcv_the_extra_and_the_target_are_named(monkeypatch: pytest.MonkeyPatch, shared_dataset: Path) -> None:
     monkeypatch.setattr("shards.beton.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"run make setup-ffcv, .*pip install 'synthgen\[ffcv\]'"):
+    with pytest.raises(ValueError, match=r"run make setup-ffcv, .*pip install -e '\.\[ffcv\]' in the clone"):
         require_ffcv()
     run = CliRunner().invoke(main, ["to-ffcv", str(shared_dataset), "--out", "d.beton"])
     assert run.exit_code == 2 and "make setup-ffcv" in run.stderr

@@ -215,7 +215,7 @@ def test_a_dataset_travels_to_other_processes(shared_dataset: Path, tmp_path: Pa
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
-    with pytest.raises(ValueError, match=r"this needs the extra remote .*: pip install 'synthgen\[remote\]'"):
+    with pytest.raises(ValueError, match=r"this needs the extra remote .*: pip install -e '\.\[remote\]' in the clone"):
         open_dataset("s3://bucket/demo")
     with pytest.raises(ValueError, match="give a folder, s3://"):
         open_dataset("carrier-pigeon://bucket/demo")

@@ -22,7 +22,7 @@ from shards.verification import verify
 from synthgen.config import RenderConfig
 from synthgen.runners import ray_cluster
 
-needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: synthgen[ray]")
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: the extra ray")
 SECONDS_UNTIL_HOPELESS = 240
 
 
@@ -56,7 +56,7 @@ def test_a_killed_ray_worker_is_replaced_and_the_bytes_are_the_same(tiny_weights
 
 def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ValueError, match=re.escape("pip install 'synthgen[ray]'")):
+    with pytest.raises(ValueError, match=re.escape("pip install -e '.[ray]' in the clone")):
         synthgen.render(n=4, out=tmp_path / "d", runner="ray")
     assert not (tmp_path / "d").exists()
 

@@ -118,12 +118,12 @@ class TestOnSlurm:
 
 def test_without_submitit_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(ValueError, match=re.escape("pip install 'synthgen[slurm]'")):
+    with pytest.raises(ValueError, match=re.escape("pip install -e '.[slurm]' in the clone")):
         synthgen.render(n=4, out=tmp_path / "d", runner="slurm")
     assert not (tmp_path / "d").exists()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed: synthgen[slurm]")
+@pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed: the extra slurm")
 def test_without_slurm_one_is_told_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ValueError, match="no sbatch here: give --runner slurm on a machine that submits"):

@@ -52,5 +52,5 @@ def test_blocks_are_kept_and_a_changed_image_is_computed_again(
 
 def test_without_the_extra_the_error_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inception.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'synthgen\[score\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[score\]' in the clone"):
         inception.extract_inception(torch.zeros(1, 32, 32, 3, dtype=torch.uint8), cache=tmp_path)
