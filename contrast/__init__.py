@@ -2,9 +2,9 @@
 
     import contrast
 
-    contrast.train(shards="datasets/demo", out="runs/demo", epochs=20)
-    contrast.eval(run="runs/demo", data="cifar10", num_train=10_000)
-    contrast.report(run="runs/demo", out="report.html")
+    contrast.train(shards="datasets/tour", out="runs/tour", n=2000, epochs=5)
+    contrast.eval(run="runs/tour", data="cifar10", data_root="datasets/cifar10", num_train=10_000)
+    contrast.report(run="runs/tour", out="report.html")
 
 Every command of `contrast --help` is a function of that name, with the command's options as its keywords (`contrast
 data cifar10` is contrast.data.cifar10). torch is imported when the first of them is called.

@@ -28,9 +28,9 @@ def _examples(*lines: str) -> str:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=_examples(
         "contrast data cifar10 --out datasets/cifar10",
-        "contrast train --shards datasets/demo --out runs/demo --epochs 20",
-        "contrast eval --run runs/demo --data cifar10 --data-root datasets/cifar10 --num-train 10k",
-        "contrast report --run runs/demo --out runs/demo/report.html",
+        "contrast train --shards datasets/tour --out runs/tour --n 2k --epochs 5",
+        "contrast eval --run runs/tour --data cifar10 --data-root datasets/cifar10 --num-train 10k",
+        "contrast report --run runs/tour --out report.html",
     ),
 )
 @click.version_option(package_name="synthgen", prog_name="contrast")
@@ -40,11 +40,12 @@ def main() -> None:
 
 @main.command(
     epilog=_examples(
-        "contrast train --shards datasets/demo --out runs/demo --epochs 20",
-        "contrast train --shards datasets/demo --out runs/2k --n 2k --objective supcon --steps 500",
-        "contrast train --shards datasets/demo --out runs/demo --epochs 20 --knn-every 500 --knn-data cifar10",
+        "contrast train --shards datasets/tour --out runs/tour --n 2k --epochs 5",
+        "contrast train --shards datasets/tour --out runs/supcon --n 2k --objective supcon --steps 500",
+        "contrast train --shards datasets/tour --out runs/watched --steps 500 --knn-every 100 --knn-data cifar10 \\",
+        "    --knn-data-root datasets/cifar10",
         "contrast train --shards s3://bucket/demo --cache /scratch/shards --out runs/far --epochs 20",
-        "torchrun --nproc-per-node 4 -m contrast train --shards DIR --out RUN --encoder resnet18 --samples 5M",
+        "torchrun --nproc-per-node 4 -m -- contrast train --shards DIR --out RUN --encoder resnet18 --samples 5M",
     )
 )
 @click.option(
@@ -151,12 +152,12 @@ def train(as_json: bool, **options: Any) -> None:
 @main.command(
     name="eval",
     epilog=_examples(
-        "contrast eval --run runs/demo --data cifar10 --data-root datasets/cifar10 --num-train 10k",
-        "contrast eval --run runs/demo --data photos/            # photos/[train|test]/CLASS/*.jpg",
-        "contrast eval --run runs/demo --data STL10              # any torchvision dataset with a test part",
-        "contrast eval --run runs/demo --data datasets/demo      # held-out groups of a rendered dataset",
-        "contrast eval --run runs/demo --data cifar10 --data photos/ --scores knn,logistic,fewshot,rankme --k 1,10",
-        "contrast eval --run runs/demo --groups datasets/demo    # LiDAR, alignment and uniformity",
+        "contrast eval --run runs/tour --data cifar10 --data-root datasets/cifar10 --num-train 10k",
+        "contrast eval --run runs/tour --data photos/            # photos/[train|test]/CLASS/*.jpg",
+        "contrast eval --run runs/tour --data STL10              # any torchvision dataset with a test part",
+        "contrast eval --run runs/tour --data datasets/tour      # held-out groups of a rendered dataset",
+        "contrast eval --run runs/tour --data photos/ --data STL10 --scores knn,logistic,fewshot,rankme --k 1,10",
+        "contrast eval --run runs/tour --groups datasets/tour    # LiDAR, alignment and uniformity",
     ),
 )
 @click.option("--run", required=True, type=FOLDER, help="Folder of contrast train --out.")
@@ -219,7 +220,7 @@ def cifar10(out: Path | None) -> None:
 data.add_command(images)
 
 
-@main.command(epilog=_examples("contrast report --run runs/demo --out report.html --sheet sheet.png"))
+@main.command(epilog=_examples("contrast report --run runs/tour --out report.html --sheet sheet.png"))
 @click.option("--run", required=True, type=FOLDER, help="Folder of contrast train --out.")
 @click.option("--out", required=True, type=FOLDER, help="HTML file to write.")
 @click.option("--sheet", type=FOLDER, help="PNG of shards preview to put into the page.")

@@ -1,6 +1,6 @@
 """A trained encoder for other people's programs: weights in a file, and a card beside it that says how to load them.
 
-    export_run(Path("runs/demo"), format="torchvision", out=Path("encoder.pth"))     # and encoder.pth.json
+    export_run(Path("runs/tour"), format="torchvision", out=Path("encoder.pth"))     # and encoder.pth.json
 
 Our encoders scale their input themselves; models of torchvision and timm leave it to the caller. So the card of those
 carries mean and standard deviation, and zero and one where the scaling is inside the file.

@@ -1,6 +1,6 @@
 """One page about a run that opens from a file: scores, loss curve, the groups it learnt from, its configuration.
 
-    write_report(Path("runs/demo"), Path("report.html"), sheet=Path("sheet.png"))
+    write_report(Path("runs/tour"), Path("report.html"), sheet=Path("sheet.png"))
 
 Nothing is fetched by the page: pictures and curves lie inside it.
 """

@@ -1,6 +1,6 @@
 """From what a person asks for to the configuration of a run: durations become steps, automatic choices are made once.
 
-config = configure_run(shards="datasets/demo", out="runs/demo", epochs=20, settings={"objective": "supcon"})
+config = configure_run(shards="datasets/tour", out="runs/tour", epochs=20, settings={"objective": "supcon"})
 """
 
 from __future__ import annotations

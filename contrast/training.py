@@ -1,6 +1,6 @@
 """The training loop, top to bottom: read groups, augment their images, learn from them what the objective asks.
 
-    summary = train_encoder(TrainConfig(steps=600), shards="datasets/demo", out="runs/demo")
+    summary = train_encoder(TrainConfig(steps=600), shards="datasets/tour", out="runs/tour")
 
 Interrupted at any moment, the same call goes on and ends with the weights that it would have had anyway: on a CPU
 with the same number of threads bit for bit. Under torchrun the batch is shared among the processes: the loss sees all

@@ -26,9 +26,9 @@ _SECTIONS = {
 
 _RENDER_EPILOG = """\b
 Examples:
-  synthgen render --n 4k --out datasets/demo
-  synthgen render --n 4k --out datasets/demo            again: resumes, or has nothing to do
-  synthgen render --n 100k --out datasets/demo          grows it: the first 4k stay as they are
+  synthgen render --n 2k --out datasets/tour
+  synthgen render --n 2k --out datasets/tour            again: resumes, or has nothing to do
+  synthgen render --n 3k --out datasets/tour            grows it: the first 2k stay as they are
   synthgen render --n 1.3M --out datasets/big --dry-run
   synthgen render --n 2k --out datasets/cats --classes cat --truncation 0.7 --std 0.5 --num-views 3
   synthgen render --from theirs/manifest.json --out datasets/theirs
@@ -38,13 +38,14 @@ Examples:
   synthgen render --n 10k --out datasets/imagenet --generator biggan-deep-128 --weights ~/biggan-deep-128
   synthgen render --n 10k --out datasets/faces --generator faces.pt2
 
-Look at the result with: shards preview datasets/demo --out sheet.png"""
+Look at the result with: shards preview datasets/tour --out sheet.png"""
 
 
 _GENERATORS_EPILOG = """\b
 Your own generator, in place of a name (docs/bring-your-own-generator.md):
-  --generator module:function   a Python function that returns an object with latent_dim, image_size,
-                                weights_sha256 and sample(latents, labels) -> images in [-1, 1]
+  --generator module:function   a Python function that returns an object with latent_dim, image_size and
+                                sample(latents, labels) -> images in [-1, 1]; and weights_sha256, unless
+                                --weights is a file, whose sha256 is taken
   --generator FILE.pt2          a program saved by torch.export.save, latents [, classes] -> images;
                                 synthgen.adapters.program_export writes one. Pickles are never loaded."""
 
@@ -108,7 +109,7 @@ def main() -> None:
 @click.option("--radius", type=float, help="ball: longest step, in the unit of --std.  [default: 0.3]")
 @click.option("--degrees", type=float, help="angular: largest angle, drawn from 0 on.  [default: 20]")
 @click.option("--strength", type=float, help="steer: largest alpha, drawn either way.  [default: 1]")
-@click.option("--edits", help="steer: which walks, such as zoom,rotate.  [default: all in the file]")
+@click.option("--edits", help="steer: which walks, such as zoom,brightness.  [default: all in the file]")
 @click.option(
     "--walks", type=click.Path(path_type=Path), help="steer: file of `synthgen steer train`.  [default: built-in]"
 )

@@ -49,7 +49,7 @@ class RenderConfig:
     strength: float | None = None
     """steer: largest alpha; None for its default."""
     edits: str | Sequence[str] | None = None
-    """steer: which walks, such as zoom,rotate; None for all in the file."""
+    """steer: which walks, such as zoom,brightness; None for all in the file."""
     walks: Path | None = None
     """steer: file of `synthgen steer train`; None for the generator's own, where the package has them."""
     directions: Path | None = None

@@ -15,7 +15,7 @@ FOLDER = click.Path(path_type=Path)
 
 @click.command(
     epilog="\b\nExamples:\n"
-    "  contrast export runs/demo --format onnx --out encoder.onnx\n"
+    "  contrast export runs/tour --format onnx --out encoder.onnx\n"
     "  contrast export runs/resnet18 --format torchvision --out resnet18.pth"
 )
 @click.argument("run", type=FOLDER)

@@ -1,6 +1,6 @@
 """What RUN/evaluate.json says, as records; docs/evaluation.md has the file field by field.
 
-evaluation = read_evaluation(Path("runs/demo"))          # None where the run was not scored
+evaluation = read_evaluation(Path("runs/tour"))          # None where the run was not scored
 evaluation.tests[0].scores["trained"].knn
 """
 

@@ -1,6 +1,6 @@
 """Scores of a run, with the two controls in the same table: raw pixels and an untrained encoder.
 
-    result = evaluate_run("runs/demo", data="cifar10", num_train=10_000)
+    result = evaluate_run("runs/tour", data="cifar10", data_root="datasets/cifar10", num_train=10_000)
     print(format_tables(result))
 
 The encoder is frozen, the last checkpoint is the one that is scored, and nothing is chosen by its test score.

@@ -12,7 +12,10 @@ import click
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --generator, --weights, --truncation, --seed and --device."""
     options = [
-        click.option("--generator", help="One of `synthgen generators`.  [default: biggan-deep-32]"),
+        click.option(
+            "--generator",
+            help="One of `synthgen generators`, module:function, or FILE.pt2.  [default: biggan-deep-32]",
+        ),
         click.option(
             "--weights", type=click.Path(path_type=Path), help="Folder or file of weights, in place of the usual ones."
         ),

@@ -44,11 +44,13 @@ def train(quiet: bool, **options: Any) -> None:
 @click.option(
     "--walks", type=click.Path(path_type=Path), help="File of `synthgen steer train`.  [default: the package's own]"
 )
-@click.option("--edits", help="Which of its walks, such as zoom,rotate.  [default: all]")
+@click.option("--edits", help="Which of its walks, such as zoom,brightness.  [default: all]")
 @click.option("--samples", type=int, help="Anchors to walk from.  [default: 3]")
 @click.option("--strength", type=float, help="Largest alpha.  [default: 1]")
 @click.option("--pixels", is_flag=True, help="Beneath each row, the edit of pixels that the walk imitates.")
-@click.option("--classes", help="all, or ids such as 0,3,7.  [default: all]")
+@click.option(
+    "--classes", help="all, or as in synthgen render: ids such as 0,3,7, names, imagenet100, or a file.  [default: all]"
+)
 @model_options
 def show(pixels: bool, **options: Any) -> None:
     """Draw images along walks: a row per edit and sample, a column per alpha."""

@@ -11,10 +11,10 @@ from shards.console import Count, DamageError, format_seconds, format_things
 
 _EPILOG = """\b
 Examples:
-  synthgen verify-render datasets/demo
-  synthgen verify-render datasets/demo --groups 1k --seed 1
-  synthgen verify-render datasets/demo --dtype float32     what bfloat16 did to the pixels
-  synthgen verify-render datasets/demo --device cpu        how close another device comes"""
+  synthgen verify-render datasets/tour
+  synthgen verify-render datasets/tour --groups 1k --seed 1
+  synthgen verify-render datasets/tour --dtype float32     what bfloat16 did to the pixels
+  synthgen verify-render datasets/tour --device cpu        how close another device comes"""
 
 
 @click.command("verify-render", epilog=_EPILOG)

@@ -30,11 +30,13 @@ def views() -> None:
 @click.option("--radius", help="ball: values.  [default: a useful range]")
 @click.option("--degrees", help="angular: values.  [default: a useful range]")
 @click.option("--strength", help="steer: values.  [default: a useful range]")
-@click.option("--edits", help="steer: which walks, such as zoom,rotate.  [default: all]")
+@click.option("--edits", help="steer: which walks, such as zoom,brightness.  [default: all]")
 @click.option("--walks", type=click.Path(path_type=Path), help="steer: a file.  [default: the package's own]")
 @click.option("--directions", type=click.Path(path_type=Path), help="directions: a file of `synthgen directions`.")
 @click.option("--samples", type=int, help="Rows.  [default: 6]")
-@click.option("--classes", help="all, or ids such as 0,3,7.  [default: all]")
+@click.option(
+    "--classes", help="all, or as in synthgen render: ids such as 0,3,7, names, imagenet100, or a file.  [default: all]"
+)
 @model_options
 def show(**options: Any) -> None:
     """Draw a contact sheet: a row per sample, the anchor and its views by each policy at each strength."""

@@ -2,7 +2,7 @@
 
 import synthgen
 
-synthgen.steer.train(out="walks.safetensors", edit="zoom,rotate")
+synthgen.steer.train(out="walks.safetensors", edit="zoom,brightness")
 synthgen.steer.show(walks="walks.safetensors", out="strip.png")
 synthgen.render(n="1k", out="datasets/steered", views="steer", walks="walks.safetensors")
 """
