@@ -4,7 +4,7 @@
     images, labels = dataset.batch([5, 3, 999])      # uint8 [3, K, H, W, 3], int64 [3]
 
 The tars are mapped into memory when first touched; nothing is extracted. A dataset may be read from several threads at
-once, and copied into worker processes by fork or pickle.
+once, and copied into worker processes by fork or pickle; one in a bucket, by pickle alone.
 """
 
 from __future__ import annotations

@@ -11,30 +11,42 @@ sha256, so datasets that share shards share the cache's files, and a file there 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from shards.atomic import flush_folder, naming
+from shards.atomic import flush_folder, naming, remove_dead_temporary_files, temporary_path
 from shards.console import DamageError, format_bytes
 from shards.dataset import GroupDataset, MappedShard, map_file, narrow_index
 from shards.inspection import measure_members
-from shards.manifest import DATA_FOLDER, MANIFEST_NAME, ShardRecord, parse_manifest
+from shards.manifest import DATA_FOLDER, MANIFEST_NAME, ShardRecord, group_key, parse_manifest
 from shards.tar import make_index
 
 MOST_ATTEMPTS = 4
 FIRST_PAUSE_SECONDS = 0.5
 """Before the second attempt; each further pause is twice as long."""
-_OBJECT_STORES = ("s3", "gs", "az")
+CONNECT_SECONDS, READ_SECONDS = 30, 60
+"""After which a server that does not answer, or sends nothing more, is given up. A whole shard may take longer."""
+_OBJECT_STORES = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}
+"""And what the names of their variables begin with."""
+_CLIENT_OPTIONS = (
+    "allow_http", "allow_invalid_certificates", "proxy_url", "proxy_ca_certificate", "proxy_excludes", "user_agent",
+    "timeout", "connect_timeout", "read_timeout",
+)  # fmt: skip
 _CHUNK_BYTES = 1 << 20
+_LOCAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # clients pass them on without the file's name
+_pids_of_object_stores: set[int] = set()
 
 
 def is_address(source: str | Path) -> bool:
@@ -53,8 +65,44 @@ def default_cache() -> Path:
 # Fetching
 
 
+class ObjectStore:
+    """A bucket, by obstore. Not s3fs: it pins one version of botocore, and would pin the whole environment's with it.
+
+    Raises:
+        ValueError: this process was forked from one that has used a bucket: its client would wait for ever.
+    """
+
+    def __init__(self, bucket: str) -> None:
+        import obstore
+        from obstore.store import from_url
+
+        _pids_of_object_stores.add(os.getpid())
+        if len(_pids_of_object_stores) > 1:
+            raise ValueError("a bucket cannot be read in a forked process; start it with multiprocessing's spawn")
+        options: Any = {  # "timeout" is of a whole request, its body included
+            "timeout": "7d", "connect_timeout": f"{CONNECT_SECONDS}s", "read_timeout": f"{READ_SECONDS}s",
+        }  # fmt: skip
+        # Options that are given take the place of all that the client would look for in its variables.
+        prefix = _OBJECT_STORES[bucket.partition("://")[0]]
+        variables = {name: f"{prefix}_{name.upper()}" for name in _CLIENT_OPTIONS}
+        options |= {name: os.environ[variable] for name, variable in variables.items() if variable in os.environ}
+        # The attempts are counted here, so that a dead network is told after seconds.
+        self._get = obstore.get
+        self._store = from_url(bucket, client_options=options, retry_config={"max_retries": 0})
+
+    def cat_file(self, path: str) -> bytes:
+        """The bytes of a small object."""
+        return bytes(self._get(self._store, path).bytes())
+
+    def get_file(self, path: str, local: str) -> None:
+        """Writes an object into a file, as it comes."""
+        with open(local, "wb") as file:
+            for chunk in self._get(self._store, path).stream(min_chunk_size=_CHUNK_BYTES):
+                file.write(chunk)
+
+
 def open_filesystem(address: str) -> tuple[Any, str]:
-    """The fsspec filesystem of an address, and the path on it.
+    """What has `cat_file` and `get_file` of an address, an fsspec filesystem or a bucket, and the path on it.
 
     Credentials, endpoints and proxies are the client's own business: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, HF_TOKEN, ….
 
@@ -64,14 +112,15 @@ def open_filesystem(address: str) -> tuple[Any, str]:
     scheme, _, rest = address.partition("://")
     try:
         if scheme in _OBJECT_STORES:
-            # Not s3fs: it pins one version of botocore, and would pin the whole environment's with it.
-            from obstore import fsspec as stores
-
-            # The attempts are counted here, so that a dead network is told after seconds.
-            open_store: Any = stores.FsspecStore
-            return open_store(scheme, retry_config={"max_retries": 0}, skip_instance_cache=True), rest
+            bucket, _, path = rest.partition("/")
+            return ObjectStore(f"{scheme}://{bucket}"), path
         import fsspec
 
+        if scheme in ("http", "https"):
+            from aiohttp import ClientTimeout
+
+            limits = ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
+            return fsspec.core.url_to_fs(address, client_kwargs={"timeout": limits})
         return fsspec.core.url_to_fs(address)
     except ImportError as error:
         raise ValueError(
@@ -98,7 +147,7 @@ def retrying(work: Callable[[], Any], what: str) -> Any:
         except ValueError as error:
             raise ValueError(f"{what} cannot be read ({' '.join(str(error).split())}): check the address") from error
         except Exception as error:  # every scheme's client has errors of its own
-            if isinstance(error, OSError) and error.filename is not None:
+            if isinstance(error, OSError) and (error.filename is not None or error.errno in _LOCAL_ERRORS):
                 raise  # of the local disk: it is full, or may not be written
             if attempt == MOST_ATTEMPTS:
                 reason = " ".join((str(error) or type(error).__name__).split("Debug source")[0].split())
@@ -138,6 +187,7 @@ class ShardCache:
     def _prepare(self) -> None:
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._trimming = threading.Lock()
+        self._is_swept = False
 
     def __getstate__(self) -> dict[str, object]:
         return {"folder": self.folder, "limit_bytes": self.limit_bytes}
@@ -152,21 +202,49 @@ class ShardCache:
         Raises:
             DamageError: the shard is missing there, the network fails for good, or other bytes come than were promised.
         """
-        path = self.folder / f"{record.sha256}.tar"
+        path = self.path_of(record)
         with self._locks[record.sha256]:
-            if not _is_whole(path, record):
-                self._fetch(address, record, path)
-                self._trim(keep=path)
-            data = map_file(path, DamageError)
-        os.utime(path)  # the moment of its last use
+            while True:
+                if not _is_whole(path, record):
+                    self._fetch(address, record, path)
+                    self._trim(keep=path)
+                try:
+                    data = map_file(path, DamageError)
+                    break
+                except DamageError:
+                    if path.exists():
+                        raise
+                    # Another process made room in between.
+        with suppress(OSError):  # it may be somebody else's file, or just have been dropped
+            os.utime(path)  # the moment of its last use
         return data
+
+    def path_of(self, record: ShardRecord) -> Path:
+        """Where a shard lies, or would."""
+        return self.folder / f"{record.sha256}.tar"
+
+    def drop_damaged(self, record: ShardRecord) -> bool:
+        """Removes a shard whose bytes are no longer those that came, and says whether it was so."""
+        path = self.path_of(record)
+        with self._locks[record.sha256]:
+            try:
+                is_damaged = _hash_file(path)[0] != record.sha256
+                if is_damaged:
+                    path.unlink()
+            except OSError:
+                return False
+        return is_damaged
 
     def _fetch(self, address: str, record: ShardRecord, path: Path) -> None:
         with naming(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            if not self._is_swept:
+                remove_dead_temporary_files(self.folder)
+                self._is_swept = True
+            if shutil.disk_usage(self.folder).free < record.bytes:
+                raise OSError(errno.ENOSPC, f"No room for a shard of {format_bytes(record.bytes)}", str(self.folder))
         filesystem, remote_path = open_filesystem(address)
-        # Threads of one process have the lock; processes have names of their own.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = temporary_path(path)
 
         def fetch() -> None:
             filesystem.get_file(remote_path, str(temporary))
@@ -177,7 +255,8 @@ class ShardCache:
                 )
 
         try:
-            retrying(fetch, address)
+            with naming(path):
+                retrying(fetch, address)
             os.replace(temporary, path)
         except FileNotFoundError:
             raise DamageError(f"{address} is missing: the manifest there promises it") from None
@@ -201,8 +280,9 @@ class ShardCache:
                 if excess <= 0:
                     return
                 if path != keep:
-                    path.unlink(missing_ok=True)
-                    excess -= size
+                    with suppress(OSError):  # somebody else's, in a folder that says so
+                        path.unlink(missing_ok=True)
+                        excess -= size
 
 
 def _is_whole(path: Path, record: ShardRecord) -> bool:
@@ -285,8 +365,15 @@ class RemoteDataset(GroupDataset):
 
     def _map_shard(self, shard_index: int) -> MappedShard:
         record = self.manifest.shards[shard_index]
+        try:
+            return self._open_shard(record)
+        except DamageError:
+            if not self.cache.drop_damaged(record):
+                raise
+            return self._open_shard(record)  # it comes once more
+
+    def _open_shard(self, record: ShardRecord) -> MappedShard:
         data = self.cache.map(f"{self.address}/{DATA_FOLDER}/{record.name}", record)
-        # The sha256 was right, so what is wrong here was promised.
         index = make_index(np.zeros(record.count, np.int64), measure_members(data, record.name, self._members, record))
         try:
             for row, (offset, size) in enumerate(index[:, -2:].tolist()):
@@ -296,4 +383,10 @@ class RemoteDataset(GroupDataset):
         return MappedShard(data, narrow_index(index, len(data)))
 
     def _damage(self, what: str) -> DamageError:
-        return DamageError(f"{what}; shards verify says more about a copy of {self.address}")
+        return DamageError(
+            f"{what}; shards verify says more about a copy of {self.address}: if that is sound, remove the cache's file"
+        )
+
+    def _name(self, index: int, member: str) -> str:
+        record = self.manifest.shards[index // self.manifest.shard_size]
+        return f"{group_key(index)}.{member} of {record.name} in {self.cache.path_of(record)}"

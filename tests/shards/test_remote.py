@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import subprocess
@@ -9,14 +10,18 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from shards import DamageError, GroupDataset, Manifest, RemoteDataset, open_dataset, remote, stream_groups
+from shards.processes import host_tag
 from tests.hub import serve_hub
 from tests.object_store import serve_bucket
 
@@ -34,6 +39,7 @@ class FileServer(ThreadingHTTPServer):
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.asked, self.cut = folder, Counter[str](), Counter[str]()
+        self.pause_seconds, self.stopping = 0.0, threading.Event()
         super().__init__(("127.0.0.1", 0), _FileHandler)
 
     @property
@@ -59,7 +65,22 @@ class _FileHandler(SimpleHTTPRequestHandler):
             self.wfile.write(data[: len(data) // 2])
             self.close_connection = True
             return
+        if self.server.pause_seconds:
+            return self._trickle((self.server.folder / ("data" if name.endswith(".tar") else "") / name).read_bytes())
         super().do_GET()
+
+    def _trickle(self, data: bytes) -> None:
+        self.send_response(200)
+        for header, value in (
+            ("Content-Length", str(len(data))), ("ETag", '"1"'), ("Last-Modified", self.date_time_string())
+        ):  # fmt: skip
+            self.send_header(header, value)
+        self.end_headers()
+        step = -(-len(data) // 10)
+        with suppress(ConnectionError):  # the client has had enough
+            for start in range(0, len(data), step):
+                self.wfile.write(data[start : start + step])
+                self.server.stopping.wait(self.server.pause_seconds)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -71,6 +92,7 @@ def server(shared_dataset: Path) -> Iterator[FileServer]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
+        server.stopping.set()
         server.shutdown()
         thread.join()
 
@@ -167,6 +189,25 @@ def test_a_dead_network_is_one_line_and_leaves_nothing(server: FileServer, tmp_p
     assert server.asked["train-000001.tar"] == remote.MOST_ATTEMPTS and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+def test_a_shard_may_take_its_time_but_a_silent_server_may_not(
+    server: FileServer, shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    address = server.address
+    if scheme == "s3":  # whose paths are /bucket/key
+        for name, value in {"ENDPOINT_URL": address, "ALLOW_HTTP": "true", "SKIP_SIGNATURE": "true"}.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        address = "s3://bucket"
+    monkeypatch.setattr(remote, "READ_SECONDS", 1)
+    server.pause_seconds = 0.15  # ten times
+    dataset = RemoteDataset(address, n=1, cache=tmp_path)
+    assert np.array_equal(dataset.images(0), GroupDataset(shared_dataset).images(0))
+    whole = RemoteDataset(address, cache=tmp_path)
+    server.pause_seconds = 60
+    with pytest.raises(DamageError, match=r"train-000001\.tar cannot be fetched, 4 times tried"):
+        whole.fetch([1])
+
+
 def test_other_bytes_than_promised_are_refused(dataset: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     tar = dataset / "data/train-000001.tar"
@@ -185,6 +226,123 @@ def test_half_a_file_in_the_cache_is_fetched_again(shared_dataset: Path, tmp_pat
     there = RemoteDataset(f"file://{shared_dataset}", cache=tmp_path)
     (tmp_path / f"{there.manifest.shards[0].sha256}.tar").write_bytes(b"half")
     assert_same(there, GroupDataset(shared_dataset))
+
+
+def test_a_damaged_file_in_the_cache_comes_once_more(shared_dataset: Path, tmp_path: Path) -> None:
+    there = RemoteDataset(f"file://{shared_dataset}", cache=tmp_path)
+    cached = tmp_path / f"{there.manifest.shards[0].sha256}.tar"
+    tar = (shared_dataset / "data/train-000000.tar").read_bytes()
+    cached.write_bytes(b"?" * 512 + tar[512:])
+    assert_same(there, GroupDataset(shared_dataset))
+    assert cached.read_bytes() == tar
+
+
+def test_the_name_of_a_damaged_image_is_that_of_the_caches_file(dataset: Path, tmp_path: Path) -> None:
+    there = RemoteDataset(f"file://{dataset}", cache=tmp_path / "cache")
+    there.fetch([0])
+    cached = tmp_path / "cache" / f"{there.manifest.shards[0].sha256}.tar"
+    data = bytearray(cached.read_bytes())
+    data[512:530] = bytes(18)
+    cached.write_bytes(data)
+    with pytest.raises(DamageError, match=rf"anchor\.\w+ of train-000000\.tar in {cached} does not decode .*remove"):
+        there.batch([0])
+
+
+def test_a_cache_is_shared_by_datasets_of_one_process(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both fetch the same shard at the same time, each under a name of its own."""
+    both, names = threading.Barrier(2), []
+    hash_file = remote._hash_file
+
+    def hash_together(path: Path) -> tuple[str, int]:
+        names.append(path.name)
+        both.wait(timeout=60)
+        found = hash_file(path)
+        both.wait(timeout=60)
+        return found
+
+    monkeypatch.setattr(remote, "_hash_file", hash_together)
+    datasets = [RemoteDataset(server.address, cache=tmp_path) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda dataset: dataset.images(0), datasets)
+    assert np.array_equal(first, second) and len(set(names)) == 2
+    assert [path.suffix for path in tmp_path.iterdir()] == [".tar"]
+
+
+def test_a_shard_that_another_process_drops_meanwhile_comes_again(
+    server: FileServer, shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = RemoteDataset(server.address, cache=tmp_path)
+    map_file, dropped = remote.map_file, []
+
+    def drop_and_map(path: Path, damage: Any) -> memoryview:
+        if not dropped:
+            dropped.append(path)
+            path.unlink()
+        return map_file(path, damage)
+
+    monkeypatch.setattr(remote, "map_file", drop_and_map)
+    assert np.array_equal(dataset.images(0), GroupDataset(shared_dataset).images(0))
+    assert dropped and server.asked["train-000000.tar"] == 2
+
+
+def test_somebody_elses_cache_can_be_read(
+    shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    RemoteDataset(f"file://{shared_dataset}", cache=tmp_path).fetch(range(3))
+
+    def forbid(path: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(remote.os, "utime", forbid)
+    assert_same(RemoteDataset(f"file://{shared_dataset}", cache=tmp_path), GroupDataset(shared_dataset))
+
+
+def test_a_full_disk_is_told_at_once(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = RemoteDataset(server.address, cache=tmp_path)
+    (tmp_path / f".x.tar.0.{host_tag()}.{2**22 + 1}.tmp").touch()  # of a process that is gone
+    with monkeypatch.context() as patch:
+        patch.setattr(remote.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
+        with pytest.raises(OSError, match="No room for a shard of ") as caught:
+            dataset.images(0)
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path)
+    assert not server.asked["train-000000.tar"] and not list(tmp_path.iterdir())
+
+    def overflow(path: Path) -> tuple[str, int]:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(remote, "_hash_file", overflow)
+    with pytest.raises(OSError, match="quota") as caught:
+        dataset.images(0)
+    assert str(tmp_path) in caught.value.filename and server.asked["train-000000.tar"] == 1, "no second try"
+
+
+FORKED = """
+import multiprocessing, sys
+from shards import open_dataset
+dataset = open_dataset(sys.argv[1], cache=sys.argv[2])
+def read():
+    try:
+        dataset.images(0)
+    except ValueError as error:
+        print(error, flush=True)
+process = multiprocessing.get_context("fork").Process(target=read)
+process.start()
+process.join()
+print(dataset.images(0).shape)
+"""
+
+
+def test_a_bucket_in_a_forked_process_is_refused(
+    shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client would wait for ever there."""
+    with serve_bucket(monkeypatch, shared_dataset, bucket="renders") as address:
+        command = [sys.executable, "-W", "ignore", "-c", FORKED, address, tmp_path]
+        said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.splitlines()
+    assert len(said) == 2 and "cannot be read in a forked process; start it with multiprocessing's spawn" in said[0]
+    assert said[1].startswith("(")
 
 
 def test_the_cache_keeps_to_its_size(tmp_path: Path, build: Callable[..., Manifest]) -> None:
