@@ -8,14 +8,21 @@ write_comparison(comparison, Path("comparison.html"))
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contrast.evaluation.results import Evaluation, TestScores, read_evaluation
-from contrast.evaluation.tables import columns_of_groups, columns_of_test
+from contrast.evaluation.results import Evaluation, read_evaluation
+from contrast.evaluation.tables import (
+    Source,
+    columns_of_groups,
+    columns_of_test,
+    name_sources,
+    source_of_groups,
+    source_of_test,
+)
 from contrast.run_folder import DERIVED, RunRecord, read_run
 from contrast.runlog import read_metrics
 from shards.atomic import write_atomically
@@ -73,12 +80,41 @@ class Comparison:
             for run, row in zip(self.runs, rows, strict=True):
                 row.append(ABSENT if run.evaluation is None else str(run.evaluation.step))
         scored = [_scores_of(run.evaluation) for run in self.runs]
-        sources = dict.fromkeys(source for scores in scored for source, _ in scores)
+        names = name_sources(source for scores in scored for source, _ in scores)
         for source, head in dict.fromkeys(key for scores in scored for key in scores):
-            heads.append(head if len(sources) == 1 else f"{source}: {head}")
+            heads.append(head if len(names) == 1 else f"{names[source]}: {head}")
             for row, scores in zip(rows, scored, strict=True):
                 row.append(scores.get((source, head), ABSENT))
         return heads, rows
+
+    def remarks(self) -> list[str]:
+        """What a reader of the table has to know: what was tested, every note of the runs' scores, what is unfinished.
+
+        A note names the runs that have it, and what was scored where it is not said of all that was.
+        """
+        evaluations = [(run.name, run.evaluation) for run in self.runs if run.evaluation is not None]
+        lines = [
+            f"Tested on {test.evaluated_on}, {test.num_classes} classes; labels from {test.trained_with}. "
+            "Accuracies are top-1, in percent."
+            for _, evaluation in evaluations
+            for test in evaluation.tests
+        ]
+        runs_by_note: dict[str, list[str]] = {}
+        for name, evaluation in evaluations:
+            notes = [(test.data, test.notes) for test in evaluation.tests]
+            if evaluation.groups is not None:
+                notes.append((f"groups of {evaluation.groups.dataset}", evaluation.groups.notes))
+            for note in dict.fromkeys(note for _, noted in notes for note in noted):
+                where = [source for source, noted in notes if note in noted]
+                text = note if len(where) == len(notes) else f"{note} ({', '.join(where)})"
+                runs_by_note.setdefault(text, []).append(name)
+        lines += [f"{', '.join(names)}: {text}" for text, names in runs_by_note.items()]
+        if self.scored_midway:
+            lines.append(
+                f"Not scored at the last step, as the column says: {', '.join(self.scored_midway)}. "
+                "Score again (contrast eval) once finished."
+            )
+        return list(dict.fromkeys(lines))
 
     def to_json(self) -> dict[str, JSON]:
         """Plain mapping, fit for json.dumps; without the curves, which lie in every run's metrics.jsonl."""
@@ -127,18 +163,20 @@ def compare_runs(runs: Sequence[str | Path]) -> Comparison:
 
 
 def format_comparison(comparison: Comparison) -> str:
-    """The table as plain text."""
+    """The table and its remarks as plain text."""
     heads, rows = comparison.table()
     widths = [max(len(line[column]) for line in (heads, *rows)) for column in range(len(heads))]
-    return "\n".join(
+    lines = [
         f"{line[0]:<{widths[0]}}"
         + "".join(f"  {cell:>{width}}" for cell, width in zip(line[1:], widths[1:], strict=True))
         for line in (heads, *rows)
-    )
+    ]
+    remarks = comparison.remarks()
+    return "\n".join([*lines, "", *remarks] if remarks else lines)
 
 
 def write_comparison(comparison: Comparison, out: Path) -> Path:
-    """Writes the table and the curves as a page (.html), the table alone (.md) or the curves alone (.png).
+    """Writes the table and the curves as a page (.html), the table with its remarks (.md) or the curves alone (.png).
 
     Raises:
         ValueError: the file's name ends in something else, or there are no curves to draw.
@@ -215,22 +253,19 @@ def _flatten(record: RunRecord) -> dict[str, JSON]:
     return flat
 
 
-def _scores_of(evaluation: Evaluation | None) -> dict[tuple[str, str], str]:
+def _scores_of(evaluation: Evaluation | None) -> dict[tuple[Source, str], str]:
     """The trained encoder's cells by (what they were taken on, column)."""
     if evaluation is None:
         return {}
     cells = {
-        (_source(test), head): column["trained"] for test in evaluation.tests for head, column in columns_of_test(test)
+        (source_of_test(test), head): column["trained"]
+        for test in evaluation.tests
+        for head, column in columns_of_test(test)
     }
     if evaluation.groups is not None:
-        source = f"groups of {evaluation.groups.dataset}"
+        source = source_of_groups(evaluation.groups)
         cells |= {(source, head): column["trained"] for head, column in columns_of_groups(evaluation.groups)}
     return cells
-
-
-def _source(test: TestScores) -> str:
-    """Scores stand in one column only where they were taken on the same images with the same number of labels."""
-    return f"{test.data} ({test.num_test} images, {test.num_train} labels)"
 
 
 def _text(value: Any) -> str:
@@ -240,7 +275,8 @@ def _text(value: Any) -> str:
 def _markdown(comparison: Comparison) -> str:
     heads, rows = comparison.table()
     lines = [heads, ["---"] * len(heads), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    table = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return table + "".join(f"\n{remark}\n" for remark in comparison.remarks())
 
 
 def _page(comparison: Comparison) -> str:
@@ -257,11 +293,6 @@ def _page(comparison: Comparison) -> str:
     return environment.from_string(template).render(
         heads=heads,
         rows=rows,
-        scored_midway=comparison.scored_midway,
+        remarks=comparison.remarks(),
         curves_svg=svg[svg.index("<svg") :] if has_curves else "",
-        tested_on=_tested_on([run.evaluation for run in comparison.runs if run.evaluation is not None]),
     )
-
-
-def _tested_on(evaluations: Sequence[Evaluation]) -> Mapping[str, str]:
-    return {test.evaluated_on: test.trained_with for evaluation in evaluations for test in evaluation.tests}

@@ -2,14 +2,20 @@
 
 print(format_tables(evaluation))
 columns_of_test(evaluation.tests[0])         # [("kNN 10", {"trained": "54.7", ...}), ...]
+name_sources([source_of_test(test) for test in evaluation.tests])
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from contrast.evaluation.results import ROW_TITLES, Evaluation, GroupScores, TestScores
 
 Column = tuple[str, dict[str, str]]
 """A head, and the cell of every row."""
+
+Source = tuple[str, ...]
+"""All that decides what scores were taken on; the first part is its short name."""
 
 
 def columns_of_test(test: TestScores) -> list[Column]:
@@ -47,11 +53,37 @@ def columns_of_groups(groups: GroupScores) -> list[Column]:
     return columns
 
 
+def source_of_test(test: TestScores) -> Source:
+    """Two tests have the same where they used the same images, labels and classes."""
+    return (
+        f"{test.data} ({test.num_test} images, {test.num_train} labels)",
+        f"tested on {test.evaluated_on}",
+        f"labels from {test.trained_with}",
+        f"{test.num_classes} classes",
+    )
+
+
+def source_of_groups(groups: GroupScores) -> Source:
+    """Two records have the same where they looked at the same groups and as many images of each."""
+    return f"groups of {groups.dataset}", f"groups {_range_of(groups)}", f"{groups.num_images} images each"
+
+
+def name_sources(sources: Iterable[Source]) -> dict[Source, str]:
+    """A name for each: the short one, and after it only what tells it from others of that short name."""
+    given = tuple(dict.fromkeys(sources))
+    names = {}
+    for source in given:
+        rivals = [other for other in given if other[0] == source[0]]
+        telling = [part for place, part in enumerate(source) if any(other[place] != part for other in rivals)]
+        names[source] = ", ".join([source[0], *telling])
+    return names
+
+
 def format_tables(evaluation: Evaluation) -> str:
     """The scores as plain text, with what they were taken on."""
     blocks = []
     for test in evaluation.tests:
-        lines = [f"tested on   {test.evaluated_on}", f"labels from {test.trained_with}"]
+        lines = [f"tested on   {test.evaluated_on}, {test.num_classes} classes", f"labels from {test.trained_with}"]
         lines += [f"note        {note}" for note in test.notes]
         lines += ["", *_format_columns("top-1 accuracy, %", list(test.scores), columns_of_test(test))]
         if any(score.logistic_converged is False for score in test.scores.values()):
@@ -59,12 +91,15 @@ def format_tables(evaluation: Evaluation) -> str:
         blocks.append("\n".join(lines))
     if evaluation.groups is not None:
         groups = evaluation.groups
-        last = groups.first + groups.num_groups - 1
-        lines = [f"groups      {groups.first}…{last} of {groups.dataset}, {groups.num_images} images each"]
+        lines = [f"groups      {_range_of(groups)} of {groups.dataset}, {groups.num_images} images each"]
         lines += [f"note        {note}" for note in groups.notes]
         lines += ["", *_format_columns("", list(groups.scores), columns_of_groups(groups))]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
+
+
+def _range_of(groups: GroupScores) -> str:
+    return f"{groups.first}…{groups.first + groups.num_groups - 1}"
 
 
 def _format_columns(corner: str, rows: list[str], columns: list[Column]) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -50,8 +51,9 @@ def test_the_table_has_what_differs_and_the_scores_under_their_heads(runs: tuple
     assert a[6:] == [f"{scores[0]['knn_by_k']['1']:.1f}", f"{scores[0]['knn_by_k']['5']:.1f}", ABSENT]
     assert b[6:] == [ABSENT, f"{scores[1]['knn_by_k']['5']:.1f}", f"{scores[1]['rankme']:.1f}"]
     assert c[6:] == [ABSENT] * 3
-    text = format_comparison(comparison)
-    assert len({len(line) for line in text.splitlines()}) == 1  # every column is as wide in all lines
+    table, _, remarks = format_comparison(comparison).partition("\n\n")
+    assert len({len(line) for line in table.splitlines()}) == 1  # every column is as wide in all lines
+    assert remarks.splitlines() == comparison.remarks()
 
 
 def test_scores_on_other_images_or_labels_are_other_columns(
@@ -71,6 +73,79 @@ def test_scores_on_other_images_or_labels_are_other_columns(
     knn = [position for position, head in enumerate(heads) if head.endswith("kNN 5")]
     assert len(knn) == 2 and "50 labels" in heads[knn[0]]
     assert rows[0][knn[1]] == rows[1][knn[0]] == ABSENT
+
+
+def with_scores(
+    run: Path, copy: Path, *, test: dict[str, Any] | None = None, groups: dict[str, Any] | None = None
+) -> Path:
+    """A copy of a scored run whose scores say other things of what they were taken on."""
+    shutil.copytree(run, copy)
+    scores = json.loads((run / "evaluate.json").read_text())
+    scores["tests"][0] |= test or {}
+    scores["groups"] = groups
+    (copy / "evaluate.json").write_text(json.dumps(scores))
+    return copy
+
+
+def test_labels_of_another_source_make_another_column(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    same = with_scores(runs[0], tmp_path / "same")
+    other = with_scores(runs[0], tmp_path / "other", test={"trained_with": "photos train, 96 labels"})
+    heads, rows = compare_runs([same, other]).table()
+    first, second = (f"labels from {name}: kNN 5" for name in (labels_of(runs[0]), "photos train, 96 labels"))
+    columns = [next(i for i, head in enumerate(heads) if head.endswith(end)) for end in (first, second)]
+    assert rows[0][columns[1]] == rows[1][columns[0]] == ABSENT
+    assert ABSENT not in (rows[0][columns[0]], rows[1][columns[1]])
+    assert not any("tested on" in head for head in heads)  # in that they do not differ
+    remarks = [line for line in compare_runs([same, other]).remarks() if line.startswith("Tested on")]
+    assert len(remarks) == 2 and "labels from photos train, 96 labels" in remarks[1]
+    alike, _ = compare_runs([runs[0], same]).table()
+    assert "kNN 5" in alike and not any("labels from" in head for head in alike)
+
+
+def labels_of(run: Path) -> str:
+    return json.loads((run / "evaluate.json").read_text())["tests"][0]["trained_with"]
+
+
+@pytest.mark.parametrize("change", [{"first": 40}, {"num_groups": 20}, {"num_images": 3}])
+def test_other_groups_of_one_dataset_are_another_column(
+    runs: tuple[Path, Path, Path], tmp_path: Path, change: dict[str, int]
+) -> None:
+    groups = {"dataset": "d", "first": 0, "num_groups": 30, "num_images": 2, "notes": []}
+    groups["scores"] = {"trained": {"lidar": 5.0}}
+    a, b, c = (
+        with_scores(runs[0], tmp_path / name, groups=groups | changed)
+        for name, changed in (("a", {}), ("b", {}), ("c", change))
+    )
+    assert sum("LiDAR" in head for head in compare_runs([a, b]).table()[0]) == 1
+    assert "groups of d: LiDAR" in compare_runs([a, b]).table()[0]
+    heads, rows = compare_runs([a, c]).table()
+    lidar = [position for position, head in enumerate(heads) if head.endswith("LiDAR")]
+    assert len(lidar) == 2 and heads[lidar[0]] != heads[lidar[1]]
+    assert [[row[position] for position in lidar] for row in rows] == [["5.0", ABSENT], [ABSENT, "5.0"]]
+
+
+def test_every_note_stands_under_the_table_with_its_runs(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    groups = {"dataset": "d", "first": 0, "num_groups": 30, "num_images": 2, "scores": {"trained": {"lidar": 5.0}}}
+    seen = "the encoder was trained on 20 of these 30 groups"
+    unfinished = "the run is not finished: step 4 of 6"
+    a = with_scores(
+        runs[0], tmp_path / "one", test={"notes": [unfinished]}, groups={**groups, "notes": [seen, unfinished]}
+    )
+    b = with_scores(runs[0], tmp_path / "two", test={"notes": [unfinished]}, groups={**groups, "notes": []})
+    c = with_scores(runs[0], tmp_path / "three", test={"notes": []})
+    data = json.loads((a / "evaluate.json").read_text())["tests"][0]["data"]
+    expected = [f"one: {unfinished}", f"one: {seen} (groups of d)", f"two: {unfinished} ({data})"]
+    comparison = contrast.compare([a, b, c], out=tmp_path / "page.html")
+    contrast.compare([a, b, c], out=tmp_path / "table.md")
+    assert [line for line in comparison.remarks() if not line.startswith("Tested on")] == expected
+    for line in expected:
+        assert f"<p>{line}</p>" in (tmp_path / "page.html").read_text()
+        assert f"\n\n{line}\n" in (tmp_path / "table.md").read_text()
+        assert line in format_comparison(comparison).splitlines()
+    shared = with_scores(runs[0], tmp_path / "four", test={"notes": [unfinished]})
+    again = with_scores(runs[0], tmp_path / "five", test={"notes": [unfinished]})
+    assert f"four, five: {unfinished}" in compare_runs([shared, again]).remarks()
+    assert not any(line.startswith("three") for line in comparison.remarks())
 
 
 def test_curves_are_over_the_groups_seen(runs: tuple[Path, Path, Path]) -> None:
@@ -107,7 +182,8 @@ def test_files_by_their_names(runs: tuple[Path, Path, Path], tmp_path: Path) -> 
     assert "&lt;c&gt;" in page and "<c>" not in page
     contrast.compare(runs, out=tmp_path / "table.md")
     lines = (tmp_path / "table.md").read_text().splitlines()
-    assert lines[0] == "| " + " | ".join(heads) + " |" and len(lines) == 5
+    assert lines[0] == "| " + " | ".join(heads) + " |"
+    assert sum(line.startswith("|") for line in lines) == 5 and lines[5] == ""
     contrast.compare(runs, out=tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.size[0] > picture.size[1] > 300
