@@ -15,14 +15,15 @@ HOLD_OUT_EVERY = 10
 
 
 def hold_out_tenth(labels: ndarray) -> ndarray:
-    """bool [N]: every tenth image of a class; where no class has ten, the last image of every class.
+    """bool [N]: of a class with ten images or more every tenth, of a smaller one the last; a lone image is fitted on.
 
     Raises:
-        ValueError: a class would have no image left to fit on.
+        ValueError: no class has ten images, and one has a single image.
     """
-    held_out = rank_within_class(labels) % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1
-    if not held_out.any():
-        held_out = rank_within_class(labels) == np.bincount(labels)[labels] - 1
-    if len(np.unique(labels[~held_out])) < len(np.unique(labels)):
+    ranks, sizes = rank_within_class(labels), np.bincount(labels)[labels]
+    # Class by class: with one class of ten and many of nine, a single image would else choose for all of them.
+    is_tenth = ranks % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1
+    held_out = np.where(sizes >= HOLD_OUT_EVERY, is_tenth, (ranks == sizes - 1) & (sizes > 1))
+    if sizes.max() < HOLD_OUT_EVERY and sizes.min() == 1:
         raise ValueError("a linear probe needs two training images of every class or more: raise --num-train")
     return held_out

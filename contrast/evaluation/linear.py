@@ -61,7 +61,7 @@ def linear_probe(
         device: where the heads are trained; the CPU when None.
 
     Raises:
-        ValueError: a class has fewer than two training images.
+        ValueError: there are too few training images to hold some out; see `hold_out_tenth`.
     """
     place = device or torch.device("cpu")
     num_classes = int(train_labels.max()) + 1

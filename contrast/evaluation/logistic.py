@@ -47,7 +47,7 @@ def logistic_regression(
     """Fits multinomial logistic regression with L-BFGS on standardised features.
 
     Raises:
-        ValueError: a class has fewer than two training images, or there are fewer than ten images in all.
+        ValueError: there are too few training images to hold some out; see `hold_out_tenth`.
     """
     held_out = hold_out_tenth(train_labels)
     scored: dict[float, float] = {}

@@ -151,6 +151,23 @@ def test_the_held_out_tenth_is_balanced_and_never_the_whole_of_a_class() -> None
         hold_out_tenth(np.array([0, 0, 1]))
 
 
+def test_small_classes_beside_a_large_one_are_held_out_from_too() -> None:
+    sizes = [10] + [9] * 17 + [2, 1]
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(20), sizes))
+    held_out = hold_out_tenth(labels)
+    assert np.bincount(labels[held_out], minlength=20).tolist() == [1] * 19 + [0]  # the lone image is fitted on
+    for label in range(19):
+        assert np.flatnonzero(held_out & (labels == label)).tolist() == [np.flatnonzero(labels == label)[-1]]
+
+
+def test_of_large_classes_every_tenth_image_is_held_out() -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(3), (10, 29, 40)))
+    expected = np.zeros(79, dtype=bool)
+    for label in range(3):
+        expected[np.flatnonzero(labels == label)[9::10]] = True
+    assert np.array_equal(hold_out_tenth(labels), expected)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Few-shot
 
