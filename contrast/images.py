@@ -1,7 +1,7 @@
 """Labelled images to score an encoder on, whatever they come from.
 
 images = LabelledImages(name="CIFAR-10 test", pixels=pixels, labels=labels, class_names=("airplane", ...))
-train, test, note = align_classes(train, test)
+train, test, notes = align_classes(train, test)
 """
 
 from __future__ import annotations
@@ -64,37 +64,63 @@ class LabelledImages:
         return self.take(np.sort(order[:count]))
 
 
-def align_classes(train: LabelledImages, test: LabelledImages) -> tuple[LabelledImages, LabelledImages, str | None]:
-    """Both with labels that mean the same, matched by class name, and a note where some classes had to be left out.
+def align_classes(
+    train: LabelledImages, test: LabelledImages
+) -> tuple[LabelledImages, LabelledImages, tuple[str, ...]]:
+    """Both with labels that mean the same, matched by class name, and notes where some classes had to be left out.
 
-    One source may number its classes in another order than the other, or hold only some of them.
+    One source may number its classes in another order than the other, or hold only some of them. Sources of the very
+    same names are matched by position, since two of the names may be alike: ImageNet has two kinds of crane.
 
     Raises:
-        ValueError: they share fewer than two classes.
+        ValueError: they share fewer than two classes, or a name that stands for two classes.
     """
-    shared = tuple(name for name in test.class_names if name in train.class_names)
-    held = [name for name in shared if (train.labels == train.class_names.index(name)).any()]
-    names = tuple(name for name in held if (test.labels == test.class_names.index(name)).any())
-    if len(names) < 2:
+    pairs = _match_names(train, test)
+    labelled, occurring = np.unique(train.labels), np.unique(test.labels)
+    kept = [(mine, theirs) for mine, theirs in pairs if mine in labelled and theirs in occurring]
+    if len(kept) < 2:
         raise ValueError(
-            f"{train.name} and {test.name} share {len(names)} classes by name "
+            f"{train.name} and {test.name} share {len(kept)} classes by name "
             f"({_some(train.class_names)} there, {_some(test.class_names)} here): two or more are needed"
         )
-    num_occurring = len(np.unique(test.labels))
-    note = None
-    if len(names) < num_occurring:
-        note = f"scored on the {len(names)} of {num_occurring} test classes that the training labels have"
-    return _renumber(train, names), _renumber(test, names), note
+    notes = []
+    if len(kept) < len(occurring):
+        notes.append(f"scored on the {len(kept)} of {len(occurring)} test classes that the training labels have")
+    if len(kept) < len(labelled):
+        notes.append(
+            f"scored among {len(kept)} of the {len(labelled)} classes that have labels: the test images are of no "
+            "others, and fewer classes are easier to tell apart"
+        )
+    names = tuple(test.class_names[theirs] for _, theirs in kept)
+    return (
+        _renumber(train, [mine for mine, _ in kept], names),
+        _renumber(test, [theirs for _, theirs in kept], names),
+        tuple(notes),
+    )
 
 
-def _renumber(images: LabelledImages, names: tuple[str, ...]) -> LabelledImages:
-    position = {name: i for i, name in enumerate(names)}
-    mapping = np.array([position.get(name, -1) for name in images.class_names], dtype=np.int64)
+def _match_names(train: LabelledImages, test: LabelledImages) -> list[tuple[int, int]]:
+    """The same class's position in both, in the order of the test images' classes."""
+    if train.class_names == test.class_names:
+        return [(position, position) for position in range(len(test.class_names))]
+    shared = [name for name in test.class_names if name in train.class_names]
+    for images in (train, test):
+        twice = next((name for name in shared if images.class_names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(
+                f"{images.name} has two classes of the name {twice!r}, and {train.name} and {test.name} are matched by "
+                "name: rename one of the two, or give sources with the same list of classes"
+            )
+    return [(train.class_names.index(name), test.class_names.index(name)) for name in shared]
+
+
+def _renumber(images: LabelledImages, positions: list[int], names: tuple[str, ...]) -> LabelledImages:
+    """The images of the classes at these positions, which become 0, 1, …"""
+    mapping = np.full(len(images.class_names), -1, dtype=np.int64)
+    mapping[positions] = np.arange(len(positions))
     labels = mapping[images.labels]
-    if (labels >= 0).all():
-        return replace(images, labels=labels, class_names=names)
-    kept = replace(images, labels=labels, class_names=names)
-    return kept.take(np.flatnonzero(labels >= 0))
+    renumbered = replace(images, labels=labels, class_names=names)
+    return renumbered if (labels >= 0).all() else renumbered.take(np.flatnonzero(labels >= 0))
 
 
 def _some(names: tuple[str, ...]) -> str:

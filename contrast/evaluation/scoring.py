@@ -253,8 +253,8 @@ def _load_test(
         data_root=None if data_root is None else Path(data_root),
         trained_on=record.trained_on,
     )
-    train, test, note = align_classes(train, test)
-    notes = [note] if note else []
+    train, test, left_out = align_classes(train, test)
+    notes = list(left_out)
     if not test.is_real:
         notes.append("the test images came out of a generator: this is no score on photographs")
     if num_train is not None:

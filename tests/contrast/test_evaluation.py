@@ -65,7 +65,7 @@ def test_the_trained_encoder_beats_both_controls_on_groups_it_has_not_seen(learn
     assert "logistic" not in written["tests"][0]["scores"]["trained"]  # what was not asked for is not there
     assert read_evaluation(run) == evaluation
     table = format_tables(evaluation)
-    assert f"{scores['random'].linear:.1f}" in table and "generated" in table
+    assert f"{scores['random'].linear:.1f}" in table and f"{test.evaluated_on}, 4 classes" in table
 
 
 def test_scoring_again_gives_the_same_and_leaves_the_run_as_it_was(learnt: tuple[Path, Path]) -> None:

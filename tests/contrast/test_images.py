@@ -33,8 +33,8 @@ def test_a_part_is_balanced_even_where_the_images_are_sorted_by_class() -> None:
 def test_classes_are_matched_by_name_not_by_number() -> None:
     train = labelled([0, 1, 2, 0], ("truck", "cat", "dog"))
     test = labelled([0, 1, 2, 2], ("cat", "dog", "truck"))
-    train, test, note = align_classes(train, test)
-    assert note is None
+    train, test, notes = align_classes(train, test)
+    assert notes == ()
     assert [train.class_names[label] for label in train.labels] == ["truck", "cat", "dog", "truck"]
     assert [test.class_names[label] for label in test.labels] == ["cat", "dog", "truck", "truck"]
     assert train.class_names == test.class_names
@@ -43,8 +43,8 @@ def test_classes_are_matched_by_name_not_by_number() -> None:
 def test_a_subset_of_the_classes_is_scored_on_that_subset_and_said_so() -> None:
     train = labelled([0, 1, 0, 1], ("ship", "bird"))
     test = labelled([0, 1, 2, 3], ("airplane", "bird", "cat", "ship"))
-    train, test, note = align_classes(train, test)
-    assert note == "scored on the 2 of 4 test classes that the training labels have"
+    train, test, notes = align_classes(train, test)
+    assert notes == ("scored on the 2 of 4 test classes that the training labels have",)
     assert [test.class_names[label] for label in test.labels] == ["bird", "ship"]
     assert test.pixels[:, 0, 0, 0].tolist() == [1, 3]
     assert [train.class_names[label] for label in train.labels] == ["ship", "bird", "ship", "bird"]
@@ -53,8 +53,42 @@ def test_a_subset_of_the_classes_is_scored_on_that_subset_and_said_so() -> None:
 def test_a_class_name_without_images_does_not_count() -> None:
     train = labelled([0, 1], ("a", "b", "c"))
     test = labelled([0, 1, 2], ("a", "b", "c"))
-    _, aligned, note = align_classes(train, test)
-    assert aligned.class_names == ("a", "b") and note is not None
+    _, aligned, notes = align_classes(train, test)
+    assert aligned.class_names == ("a", "b") and len(notes) == 1
+
+
+def test_classes_with_labels_that_no_test_image_has_are_left_out_and_said_so() -> None:
+    names = tuple(f"class {label}" for label in range(100))
+    train, test = labelled([*range(100), 0], names), labelled([*range(20), 3], names)
+    train, test, notes = align_classes(train, test)
+    assert len(train) == len(test) == 21 and len(test.class_names) == 20
+    assert [note.partition(":")[0] for note in notes] == ["scored among 20 of the 100 classes that have labels"]
+    some = labelled([0, 1, 2], ("a", "b", "c")), labelled([0, 1, 2], ("x", "a", "b"))
+    assert [note.partition(" of ")[0] for note in align_classes(*some)[2]] == ["scored on the 2", "scored among 2"]
+    assert (
+        align_classes(labelled([0, 1], names), labelled([1, 0], names))[2] == ()
+    )  # of names without images none counts
+
+
+def test_two_classes_of_one_name_stay_two_where_the_lists_are_the_same() -> None:
+    names = ("cat", "crane", "crane")
+    train, test, notes = align_classes(labelled([0, 1, 2, 2], names), labelled([2, 1, 0], names))
+    assert train.labels.tolist() == [0, 1, 2, 2] and test.labels.tolist() == [2, 1, 0]
+    assert train.class_names == names and notes == ()
+    train, test, _ = align_classes(labelled([2, 0, 2], names), labelled([1, 2, 0], names))
+    assert train.labels.tolist() == [1, 0, 1] and test.labels.tolist() == [1, 0] and test.pixels[0, 0, 0, 0] == 1
+
+
+def test_two_classes_of_one_name_are_refused_where_only_names_could_match_them() -> None:
+    twice, once = labelled([0, 1, 2], ("cat", "crane", "crane"), "birds"), labelled([0, 1], ("crane", "cat"), "zoo")
+    for pair in ((twice, once), (once, twice)):
+        with pytest.raises(ValueError, match=r"birds has two classes of the name 'crane'.*: rename one"):
+            align_classes(*pair)
+    other = labelled([0, 1, 2], ("cat", "dog", "cow"), "farm")  # it has no crane, so nothing is in doubt
+    with pytest.raises(ValueError, match="share 1 classes by name"):
+        align_classes(twice, other)
+    repeated = labelled([0, 1, 2, 3], ("cat", "dog", "crane", "crane"))
+    assert align_classes(repeated, other)[0].labels.tolist() == [0, 1]
 
 
 def test_sources_without_common_classes_are_refused() -> None:

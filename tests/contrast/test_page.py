@@ -53,7 +53,7 @@ def test_the_page_holds_everything(run: Path, groups: Path, tmp_path: Path) -> N
         assert f"<td>{score.logistic:.1f}" in page and f"<td>{score.rankme:.1f}</td>" in page
     for score in evaluation.groups.scores.values():
         assert f"<td>{score.lidar:.1f}</td>" in page and f"<td>{score.alignment['tz']:.3f}</td>" in page
-    assert test.evaluated_on in page and "no score on photographs" in page
+    assert f"{test.evaluated_on}, 4 classes" in page and "no score on photographs" in page
     assert base64.b64encode((tmp_path / "sheet.png").read_bytes()).decode() in page
     assert page.count("<svg") == 1
     links = Links()
