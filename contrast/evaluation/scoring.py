@@ -19,7 +19,13 @@ from numpy import ndarray
 from contrast.checkpoint import CHECKPOINT_NAME, check_checkpoint_config, load_checkpoint, load_strictly
 from contrast.distributed import resolve_device
 from contrast.encoders import Encoder, build_encoder
-from contrast.evaluation.features import FEATURES_FOLDER, cached_features, pixel_features, weights_sha256
+from contrast.evaluation.features import (
+    FEATURES_FOLDER,
+    PIXEL_CONTROL_SIZE,
+    cached_features,
+    pixel_features,
+    weights_sha256,
+)
 from contrast.evaluation.fewshot import check_shots, few_shot_accuracies
 from contrast.evaluation.geometry import rankme
 from contrast.evaluation.groups import Encode, load_groups, score_groups
@@ -94,9 +100,11 @@ def evaluate_run(
     place = resolve_device(device)
     record = read_run(run)
     trained, step = load_encoder(run, record)
-    unfinished = (
-        () if step == record.config.steps else (f"the run is not finished: step {step} of {record.config.steps}",)
-    )
+    notes = []
+    if step != record.config.steps:
+        notes.append(f"the run is not finished: step {step} of {record.config.steps}")
+    if controls and record.trained_on.image_size > PIXEL_CONTROL_SIZE:
+        notes.append(f"raw pixels are those of the images shrunk to {PIXEL_CONTROL_SIZE} px")
     tests = [
         _load_test(source, record, data_train=data_train, data_root=data_root, num_train=num_train, ks=ks)
         for source in sources
@@ -130,7 +138,7 @@ def evaluate_run(
         precision=record.config.precision,
         step=step,
         weights_sha256=weights_sha256(trained),
-        tests=tuple(test.record(table, notes=unfinished) for test, table in zip(tests, test_scores, strict=True)),
+        tests=tuple(test.record(table, notes=notes) for test, table in zip(tests, test_scores, strict=True)),
         groups=None
         if held is None
         else GroupScores(
@@ -138,7 +146,7 @@ def evaluate_run(
             first=held.first,
             num_groups=held.images.shape[0],
             num_images=held.images.shape[1],
-            notes=(*held.notes, *unfinished),
+            notes=(*held.notes, *notes),
             scores=group_scores,
         ),
         seconds=round(time.perf_counter() - started, 1),
@@ -221,7 +229,7 @@ class _Test:
         if "fewshot" in names:
             check_shots(self.train.labels)
 
-    def record(self, scores: dict[str, Score], *, notes: tuple[str, ...]) -> TestScores:
+    def record(self, scores: dict[str, Score], *, notes: Sequence[str]) -> TestScores:
         kind = "real" if self.test.is_real else "generated"
         return TestScores(
             data=self.source,

@@ -16,7 +16,7 @@ from PIL import Image
 from contrast.config import TrainConfig
 from contrast.encoders import Encoder, build_encoder
 from contrast.evaluation import features, scoring
-from contrast.evaluation.features import cached_features, extract_features, pixel_features
+from contrast.evaluation.features import cached_features, extract_features, pixel_features, shrink_by_area
 from contrast.evaluation.results import Evaluation, read_evaluation
 from contrast.evaluation.scoring import evaluate_run, load_encoder, untrained_encoder
 from contrast.evaluation.tables import format_tables
@@ -126,6 +126,52 @@ def test_pixels_are_compared_by_correlation() -> None:
     assert features.shape == (4, 16 * 16 * 3)
     np.testing.assert_allclose(features, brighter, atol=1e-6)
     np.testing.assert_allclose(features.mean(axis=1), 0, atol=1e-6)
+
+
+def test_pixels_of_large_images_are_box_averages_of_32_px() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3), dtype=np.uint8)
+    boxes = (
+        np.array(
+            [
+                [image[y : y + 4, x : x + 4].mean(axis=(0, 1)) for y in range(0, 128, 4) for x in range(0, 128, 4)]
+                for image in pixels.astype(np.float64)
+            ]
+        ).reshape(3, 3072)
+        / 255
+    )
+    features = pixel_features(pixels)
+    assert features.shape == (3, 3072) and features.dtype == np.float32
+    np.testing.assert_allclose(features, boxes - boxes.mean(axis=1, keepdims=True), atol=1e-6)
+    many = np.concatenate([pixels] * 200)  # more than a block
+    np.testing.assert_allclose(pixel_features(many)[-3:], features, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [48, 33])
+def test_where_no_whole_number_of_pixels_fits_parts_of_them_count(size: int) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
+    finer = pixels.repeat(32, axis=1).repeat(32, axis=2)  # [2, 32 * size, 32 * size, 3]: now whole boxes of size px do
+    boxes = finer.reshape(2, 32, size, 32, size, 3).mean(axis=(2, 4))
+    np.testing.assert_allclose(shrink_by_area(pixels, 32), boxes, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_pixels_up_to_32_px_are_taken_as_they_are(size: int) -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (5, size, size, 3), dtype=np.uint8)
+    flat = pixels.reshape(5, -1).astype(np.float32) / 255
+    assert np.array_equal(pixel_features(pixels), flat - flat.mean(axis=1, keepdims=True))
+
+
+def test_a_note_says_at_which_size_pixels_were_taken(learnt: tuple[Path, Path], tmp_path: Path) -> None:
+    run, shards = learnt
+    config = json.loads((run / "config.json").read_text())
+    config["trained_on"]["image_size"] = 40  # the encoder of this family takes any size
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes())
+    options = {"data": str(shards), "num_train": 40, "scores": ("knn",), "k": 1, "device": "cpu", "quiet": True}
+    note = "raw pixels are those of the images shrunk to 32 px"
+    assert note in evaluate_run(tmp_path, **options).tests[0].notes
+    assert note not in evaluate_run(tmp_path, controls=False, **options).tests[0].notes
+    assert note not in evaluate_run(run, **options).tests[0].notes
 
 
 def test_the_random_control_is_what_the_run_started_from(learnt: tuple[Path, Path]) -> None:
