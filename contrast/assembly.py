@@ -17,7 +17,7 @@ from contrast.distributed import Place
 from contrast.mixing import MixedBatches, match_classes
 from contrast.objectives import GroupFacts, Objective
 from contrast.positives import PickedBatches
-from contrast.run_folder import TrainedOn, content_of, hash_anchors
+from contrast.run_folder import TrainedOn, content_of, hash_anchors, split_of
 from shards.dataset import GroupDataset
 
 NUM_GROUPS_OF_VARIANCE = 256
@@ -68,6 +68,7 @@ def describe_groups(config: TrainConfig, dataset: GroupDataset, real: GroupDatas
         class_names={str(label): name for label, name in sorted(dataset.class_names.items())},
         anchors_id=hash_anchors(recipe),
         content_sha256=content_of(recipe),
+        split=split_of(recipe),
         shard_size=dataset.manifest.shard_size if config.order == "streamed" else None,
     )
     if real is None:
@@ -78,6 +79,7 @@ def describe_groups(config: TrainConfig, dataset: GroupDataset, real: GroupDatas
         mixed_num_groups=len(real),
         mixed_anchors_id=hash_anchors(real.manifest.recipe),
         mixed_content_sha256=content_of(real.manifest.recipe),
+        mixed_split=split_of(real.manifest.recipe),
     )
 
 

@@ -29,6 +29,8 @@ class LabelledImages:
     class_names: tuple[str, ...]
     is_real: bool
     """Whether they are photographs, or came out of a generator."""
+    notes: tuple[str, ...] = ()
+    """What a reader of scores on them has to know."""
 
     def __post_init__(self) -> None:
         assert self.pixels.dtype == np.uint8 and self.pixels.ndim == 4 and self.pixels.shape[3] == 3, self.pixels.shape

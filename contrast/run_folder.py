@@ -53,6 +53,9 @@ class TrainedOn:
     mixed_num_groups: int | None = None
     mixed_anchors_id: str | None = None
     mixed_content_sha256: str | None = None
+    split: str | None = None
+    """See `split_of`."""
+    mixed_split: str | None = None
     shard_size: int | None = None
     """Groups of a shard where they decide the order of the groups, so of streamed runs alone."""
 
@@ -60,8 +63,39 @@ class TrainedOn:
         """Plain mapping, fit for json.dumps."""
         return dict(self.__dict__)
 
+    def parts(self) -> tuple[SeenGroups, ...]:
+        """The groups, and the real images in the batches where there are any."""
+        groups = SeenGroups(
+            recipe_id=self.recipe_id,
+            num_groups=self.num_groups,
+            anchors_id=self.anchors_id,
+            content_sha256=self.content_sha256,
+            split=self.split,
+        )
+        if self.mixed_recipe_id is None:
+            return (groups,)
+        mixed = SeenGroups(
+            recipe_id=self.mixed_recipe_id,
+            num_groups=self.mixed_num_groups or 0,
+            anchors_id=self.mixed_anchors_id,
+            content_sha256=self.mixed_content_sha256,
+            split=self.mixed_split,
+        )
+        return groups, mixed
 
-DERIVED = ("anchors_id", "content_sha256", "mixed_anchors_id", "mixed_content_sha256")
+
+@dataclass(frozen=True, kw_only=True)
+class SeenGroups:
+    """One of the datasets that a run reads; fields as in TrainedOn."""
+
+    recipe_id: str
+    num_groups: int
+    anchors_id: str | None
+    content_sha256: str | None
+    split: str | None
+
+
+DERIVED = ("anchors_id", "content_sha256", "split", "mixed_anchors_id", "mixed_content_sha256", "mixed_split")
 """Fields of TrainedOn that follow from the recipes; runs of earlier versions lack them."""
 
 
@@ -77,6 +111,11 @@ def hash_anchors(recipe: Recipe) -> str:
 def content_of(recipe: Recipe) -> str | None:
     """sha256 (hex) of the collection that real images were packed from, in whatever order; None of rendered ones."""
     return recipe.source["content_sha256"] if recipe.is_real else None
+
+
+def split_of(recipe: Recipe) -> str | None:
+    """Which part of a collection was packed: train, test or all; None of rendered images."""
+    return recipe.source["split"] if recipe.is_real else None
 
 
 @dataclass(frozen=True, kw_only=True)

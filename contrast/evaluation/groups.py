@@ -19,8 +19,8 @@ from numpy import ndarray
 
 from contrast.augment import AugmentConfig, augment, draw_augmentation
 from contrast.evaluation.geometry import alignment, lidar, uniformity
+from contrast.evaluation.overlap import doubt_encoder, num_groups_seen
 from contrast.evaluation.results import GroupScore
-from contrast.evaluation.sources import num_groups_seen
 from contrast.images import LabelledImages
 from contrast.run_folder import TrainedOn
 from shards.dataset import GroupDataset
@@ -70,7 +70,8 @@ def load_groups(directory: str | Path, *, image_size: int, trained_on: TrainedOn
     images, labels = dataset.batch(range(first, len(dataset)))
     seen = num_groups_seen(trained_on, dataset) - first
     up_to = "up to " if dataset.manifest.recipe.is_real else ""
-    notes = (f"the encoder was trained on {up_to}{seen} of these {len(images)} groups",) if seen > 0 else ()
+    seen_notes = (f"the encoder was trained on {up_to}{seen} of these {len(images)} groups",) if seen > 0 else ()
+    notes = (*seen_notes, *doubt_encoder(trained_on, dataset))
     return HeldGroups(dataset=str(directory), first=first, images=images, labels=labels, notes=notes)
 
 

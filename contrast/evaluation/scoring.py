@@ -262,7 +262,7 @@ def _load_test(
         trained_on=record.trained_on,
     )
     train, test, left_out = align_classes(train, test)
-    notes = list(left_out)
+    notes = [*test.notes, *left_out]
     if not test.is_real:
         notes.append("the test images came out of a generator: this is no score on photographs")
     if num_train is not None:

@@ -9,15 +9,17 @@ two index ranges of a generated dataset.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from contrast.data import default_folder, load_cifar10
+from contrast.evaluation.overlap import doubt_encoder, doubt_labels, find_copies, num_groups_seen, share_anchors
 from contrast.evaluation.torchvision_sets import open_torchvision
 from contrast.images import LabelledImages
-from contrast.run_folder import TrainedOn, content_of, hash_anchors
+from contrast.run_folder import TrainedOn
 from shards.dataset import GroupDataset
 from shards.manifest import MANIFEST_NAME
 from shards.pictures import fit_image, list_image_folder, read_image
@@ -34,7 +36,7 @@ def load_pair(
     data_root: Path | None = None,
     trained_on: TrainedOn | None = None,
 ) -> tuple[LabelledImages, LabelledImages]:
-    """Images whose labels a score may use, and the images that it is taken on.
+    """Images whose labels a score may use, and the images that it is taken on, with notes of what is in doubt of them.
 
     Args:
         data: cifar10, the name of a torchvision dataset, an image folder, or a folder of shards.
@@ -44,22 +46,31 @@ def load_pair(
         trained_on: what the encoder has seen; groups with its anchors are tested on only beyond those.
 
     Raises:
-        ValueError: there is no such source, it has no labels, or nothing is left to test on.
+        ValueError: there is no such source, it has no labels, nothing is left to test on, or many tested images are
+            among the labelled ones.
         DamageError: an image does not decode.
     """
     train_source = data if data_train is None else data_train
     train_shards, test_shards = _open_shards(train_source), _open_shards(data)
     last_train = 0 if train_shards is None else len(train_shards)
+    shared = False
     if test_shards is None:
         test = _load(data, "test", image_size, data_root)
     else:
-        shared = train_shards is not None and _share_anchors(train_shards, test_shards)
+        shared = train_shards is not None and share_anchors(train_shards, test_shards)
         first_test = _first_test_index(test_shards, trained_on, hold_out=shared)
         test = _from_shards(test_shards, first_test, len(test_shards), image_size)
         last_train = min(last_train, first_test) if shared else last_train
     if train_shards is None:
-        return _load(train_source, "train", image_size, data_root), test
-    return _from_shards(train_shards, 0, last_train, image_size), test
+        train = _load(train_source, "train", image_size, data_root)
+    else:
+        train = _from_shards(train_shards, 0, last_train, image_size)
+    notes = find_copies(train, test)
+    if not shared:
+        notes += doubt_labels(train_shards, test_shards)
+    if trained_on is not None:
+        notes += doubt_encoder(trained_on, test_shards)
+    return train, replace(test, notes=notes)
 
 
 def _load(data: str, split: str, size: int, root: Path | None) -> LabelledImages:
@@ -114,45 +125,6 @@ def _first_test_index(dataset: GroupDataset, trained_on: TrainedOn | None, *, ho
             "give 5 groups or more, or other images with --data-train"
         )
     return max(length - num_held_out, seen)
-
-
-def num_groups_seen(trained_on: TrainedOn, dataset: GroupDataset) -> int:
-    """How many groups of the dataset, from its beginning, may have anchors that the encoder was trained on.
-
-    All of them where it was trained on the same real images in another order: nobody knows which of those.
-    """
-    recipe, seen = dataset.manifest.recipe, 0
-    for recipe_id, anchors_id, content_sha256, num_groups in (
-        (trained_on.recipe_id, trained_on.anchors_id, trained_on.content_sha256, trained_on.num_groups),
-        (
-            trained_on.mixed_recipe_id,
-            trained_on.mixed_anchors_id,
-            trained_on.mixed_content_sha256,
-            trained_on.mixed_num_groups or 0,
-        ),
-    ):
-        if recipe_id == recipe.id or anchors_id == hash_anchors(recipe):
-            seen = max(seen, num_groups)
-        elif content_sha256 is not None and content_sha256 == content_of(recipe):
-            seen = len(dataset)
-    return min(seen, len(dataset))
-
-
-def _share_anchors(train: GroupDataset, test: GroupDataset) -> bool:
-    """Whether group i has the same anchor in both.
-
-    Raises:
-        ValueError: both hold the same real images, in two orders.
-    """
-    ours, theirs = train.manifest.recipe, test.manifest.recipe
-    if hash_anchors(ours) == hash_anchors(theirs):
-        return True
-    if ours.is_real and content_of(ours) == content_of(theirs):
-        raise ValueError(
-            f"{train.directory} and {test.directory} hold the same images in two orders, so that labels would come "
-            "from images that are tested on: give one of the two alone"
-        )
-    return False
 
 
 def _from_shards(dataset: GroupDataset, first: int, last: int, size: int) -> LabelledImages:
@@ -210,10 +182,4 @@ def _from_torchvision(name: str, split: str, size: int, root: Path | None) -> La
 
 def _resized(images: LabelledImages, size: int) -> LabelledImages:
     pixels = np.stack([fit_image(Image.fromarray(image), size) for image in images.pixels])
-    return LabelledImages(
-        name=f"{images.name}, resized to {size} px",
-        pixels=pixels,
-        labels=images.labels,
-        class_names=images.class_names,
-        is_real=images.is_real,
-    )
+    return replace(images, name=f"{images.name}, resized to {size} px", pixels=pixels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +17,10 @@ import shards
 from contrast.assembly import describe_groups
 from contrast.config import TrainConfig
 from contrast.evaluation.groups import load_groups
+from contrast.evaluation.overlap import find_copies
 from contrast.evaluation.sources import load_pair
-from contrast.run_folder import TrainedOn, hash_anchors
+from contrast.images import LabelledImages
+from contrast.run_folder import RunRecord, TrainedOn, hash_anchors, open_run, read_run
 from shards.console import DamageError
 from shards.dataset import GroupDataset
 
@@ -65,11 +68,11 @@ def test_an_image_folder_is_split_by_name_order_and_classes_are_sorted(folder: P
 
 @pytest.mark.parametrize("test_name", ["test", "val"])
 def test_an_image_folder_with_its_own_split_keeps_it(tmp_path: Path, test_name: str) -> None:
-    for split, count in (("train", 3), (test_name, 2)):
+    for split, count, first in (("train", 3, 0), (test_name, 2, 10)):
         for name in ("a", "b"):
             (tmp_path / split / name).mkdir(parents=True)
             for i in range(count):
-                picture(i).save(tmp_path / split / name / f"{i}.png")
+                picture(first + i).save(tmp_path / split / name / f"{i}.png")
     train, test = load_pair(str(tmp_path), image_size=8)
     assert (len(train), len(test)) == (6, 4)
 
@@ -78,7 +81,7 @@ def test_pictures_of_other_sizes_are_resized_and_cut_to_the_centre(tmp_path: Pat
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         for i in range(10):
-            wide = Image.new("RGB", (40, 20), (0, 0, 0))
+            wide = Image.new("RGB", (40, 20), (0, 0, 20 * i))
             wide.paste((255, 255, 255), (10, 0, 30, 20))
             wide.save(tmp_path / name / f"{i}.png")
     train, _ = load_pair(str(tmp_path), image_size=10)
@@ -177,16 +180,17 @@ def test_two_sources(groups: Path, folder: Path) -> None:
 
 class TinyDigits:
     classes = ("zero", "one")
+    first = 0
 
     def __init__(self, root: str, train: bool = True, download: bool = False) -> None:
         assert download
-        self.count = 6 if train else 4
+        self.count, self.first = (6, 0) if train else (4, 100)
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, row: int) -> tuple[Image.Image, int]:
-        return Image.new("L", (28, 28), row), row % 2
+        return Image.new("L", (28, 28), self.first + row), row % 2
 
 
 class OtherSplits(TinyDigits):
@@ -197,7 +201,7 @@ class OtherSplits(TinyDigits):
     def __init__(self, root: str, split: str = "train") -> None:
         if split not in ("train", "valid"):
             raise ValueError(f"Unknown value '{split}' for argument split.")
-        self.count = 6 if split == "train" else 4
+        self.count, self.first = (6, 0) if split == "train" else (4, 100)
 
 
 class NoSplit(TinyDigits):
@@ -222,7 +226,7 @@ def test_torchvision_by_name(tmp_path: Path, torchvision_sets: None) -> None:
     train, test = load_pair("mnist", image_size=14, data_root=tmp_path)
     assert (len(train), len(test), test.name) == (6, 4, "MNIST test")
     assert test.class_names == ("zero", "one") and test.labels.tolist() == [0, 1, 0, 1]
-    assert test.pixels.shape == (4, 14, 14, 3) and test.pixels[3].max() == 3
+    assert test.pixels.shape == (4, 14, 14, 3) and test.pixels[3].max() == 103
 
 
 def test_torchvision_s_other_ways_to_split(tmp_path: Path, torchvision_sets: None) -> None:
@@ -323,3 +327,128 @@ def test_too_few_groups_to_hold_some_out_are_said_to_be_too_few(make_groups: Cal
     train, test = load_pair(str(enough), image_size=16)
     assert (len(train), len(test)) == (4, 1)
     assert len(load_pair(str(few), data_train=str(make_groups(seed=1)), image_size=16)[1]) == 4
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tested images among the labelled ones, or among those that the encoder has seen
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return write_noise(tmp_path / "photos", seed=0)
+
+
+def pack(photos: Path, split: str, **settings: object) -> Path:
+    out = photos.with_name("-".join(["pack", split, *map(str, settings.values())]))
+    shards.from_images(photos, out=out, split=split, quiet=True, **settings)
+    return out
+
+
+def test_labels_of_tested_images_are_refused_whatever_they_were_packed_into(photos: Path) -> None:
+    labels, test = pack(photos, "all"), pack(photos, "test")
+    for data in (photos, test):
+        with pytest.raises(ValueError, match=r"2 of the 2 images of .* are among the labelled ones of .*--data-train"):
+            load_pair(str(data), data_train=str(labels), image_size=8)
+        for labelled in (photos, pack(photos, "train")):
+            train, tested = load_pair(str(data), data_train=str(labelled), image_size=8)
+            assert (len(train), len(tested), tested.notes) == (18, 2, ())
+    with pytest.raises(ValueError, match="18 of the 20 images"):
+        load_pair(str(labels), data_train=str(photos), image_size=8)
+
+
+@pytest.mark.parametrize(("num_copies", "refused"), [(0, False), (1, False), (3, False), (4, True)])
+def test_a_few_copies_are_noted_and_many_refused(num_copies: int, refused: bool) -> None:
+    train, test = (some_noise(count, seed=seed) for seed, count in enumerate((50, 300)))
+    test.pixels[:num_copies] = train.pixels[7]
+    if refused:
+        with pytest.raises(ValueError, match="4 of the 300 images of noise are among the labelled ones of noise"):
+            find_copies(train, test)
+        assert find_copies(train, dataclasses.replace(test, is_real=False)) == ()
+    else:
+        note = f"{num_copies} of the 300 test images are among the labelled ones, too"
+        assert find_copies(train, test) == ((note,) if num_copies else ())
+
+
+def test_one_copy_among_few_images_is_noted_and_two_are_refused() -> None:
+    train, test = some_noise(20, seed=0), some_noise(5, seed=1)
+    test.pixels[2] = train.pixels[19]
+    assert find_copies(train, test) == ("1 of the 5 test images are among the labelled ones, too",)
+    test.pixels[4] = train.pixels[0]
+    with pytest.raises(ValueError, match="2 of the 5 images"):
+        find_copies(train, test)
+
+
+def some_noise(count: int, *, seed: int) -> LabelledImages:
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+    labels = np.arange(count) % 2
+    return LabelledImages(name="noise", pixels=pixels, labels=labels, class_names=("a", "b"), is_real=True)
+
+
+def test_labels_that_may_be_of_tested_images_in_another_codec_are_in_doubt(photos: Path, groups: Path) -> None:
+    labels = pack(photos, "all", image_format="jpg")
+    (note,) = load_pair(str(photos), data_train=str(labels), image_size=8)[1].notes
+    assert note == (
+        "the labels are of real images of the split 'all', these are of the split 'test': if they are the same "
+        "photographs, this is no test"
+    )
+    assert load_pair(str(labels), image_size=8)[1].notes == ()  # held apart by their places
+    assert load_pair(str(photos), data_train=str(groups), image_size=8)[1].notes == ()  # rendered
+
+
+@pytest.mark.parametrize(
+    ("trained", "tested", "in_doubt"),
+    [
+        ("all", "folder", True),
+        ("all", "test", True),
+        ("test", "folder", True),
+        ("train", "all", True),
+        ("train", "folder", False),
+        ("train", "test", False),
+        ("test", "train", False),
+        ("all", "all", False),  # the same collection: what it has seen of it is left out
+    ],
+)
+@pytest.mark.parametrize("role", ["alone", "mixed in"])
+def test_an_encoder_that_may_have_seen_the_tested_images_as_another_split_is_in_doubt(
+    photos: Path, groups: Path, trained: str, tested: str, in_doubt: bool, role: str
+) -> None:
+    first = GroupDataset(pack(photos, trained), n=1)
+    config = TrainConfig(steps=1)
+    if role == "alone":
+        record = describe_groups(config, first, None)
+    else:
+        record = describe_groups(config, GroupDataset(groups), first)
+    data = photos if tested == "folder" else pack(photos, tested)
+    _, test = load_pair(str(data), data_train=str(groups), image_size=8, trained_on=record)
+    split = "test" if tested == "folder" else tested
+    recipe_id = first.manifest.recipe.id[:12]
+    note = (
+        f"the encoder was trained on real images of the split '{trained}' (recipe {recipe_id}), these are of the split "
+        f"'{split}': if they are the same photographs, this is no test"
+    )
+    assert test.notes == ((note,) if in_doubt else ())
+    if tested != "folder":
+        noted = load_groups(data, image_size=8, trained_on=record, names=("uniformity",)).notes
+        assert (note in noted) == in_doubt
+    if role == "alone":
+        assert load_pair(str(groups), image_size=8, trained_on=record)[1].notes == ()  # rendered
+
+
+def test_a_run_from_before_splits_were_recorded_is_read_and_raises_no_doubt(photos: Path, tmp_path: Path) -> None:
+    record = RunRecord(
+        config=TrainConfig(steps=1),
+        trained_on=describe_groups(TrainConfig(steps=1), GroupDataset(pack(photos, "all"), n=1), None),
+    )
+    assert record.trained_on.split == "all"
+    (tmp_path / "now").mkdir()
+    (tmp_path / "now" / "config.json").write_text(json.dumps(record.to_json()))
+    assert read_run(tmp_path / "now") == record
+    data = json.loads(json.dumps(record.to_json()))
+    del data["trained_on"]["split"], data["trained_on"]["mixed_split"]
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.json").write_text(json.dumps(data))
+    before = read_run(tmp_path / "old").trained_on
+    assert load_pair(str(photos), image_size=8, trained_on=before)[1].notes == ()
+    (tmp_path / "old" / "evaluate.json").touch()  # scores bind the folder to its configuration
+    with open_run(tmp_path / "old", record):  # the same one
+        assert read_run(tmp_path / "old").trained_on == before
