@@ -132,11 +132,13 @@ def read_inception(network: nn.Module, images: Tensor) -> Tensor:
     """Features [N, 2048], float32 on the CPU, of uint8 images [N, H, W, 3]."""
     parameter = next(network.parameters())
     found = []
-    for block in images.split(BATCH_SIZE):
-        pixels = block.to(parameter.device).permute(0, 3, 1, 2).float()
-        large = F.interpolate(pixels, size=(IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", align_corners=False)
-        large = ((large - 128) / 128).to(parameter.dtype).contiguous(memory_format=torch.channels_last)
-        found.append(network(large).flatten(1).float().cpu())
+    # Unless told, cuDNN convolves float32 in TF32, whose products have 10 bits of mantissa and not 23.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for block in images.split(BATCH_SIZE):
+            pixels = block.to(parameter.device).permute(0, 3, 1, 2).float()
+            large = F.interpolate(pixels, size=(IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", align_corners=False)
+            large = ((large - 128) / 128).to(parameter.dtype).contiguous(memory_format=torch.channels_last)
+            found.append(network(large).flatten(1).float().cpu())
     return torch.cat(found)
 
 
@@ -153,7 +155,7 @@ def extract_inception(
     """
     network_path()
     cache.mkdir(parents=True, exist_ok=True)
-    paths = [_block_path(cache, block, precision) for block in images.split(BLOCK_SIZE)]
+    paths = [_block_path(cache, block, precision, torch.device(device).type) for block in images.split(BLOCK_SIZE)]
     missing = [number for number, path in enumerate(paths) if not path.exists()]
     with Progress(total=len(images), unit="images", label="inception") as progress:
         progress.advance(len(images) - sum(len(images[n * BLOCK_SIZE : (n + 1) * BLOCK_SIZE]) for n in missing))
@@ -162,9 +164,9 @@ def extract_inception(
     return np.concatenate([np.load(path) for path in paths])
 
 
-def _block_path(cache: Path, block: Tensor, precision: str) -> Path:
+def _block_path(cache: Path, block: Tensor, precision: str, device_type: str) -> Path:
     digest = hashlib.sha256(np.ascontiguousarray(block.numpy()).data)
-    digest.update(f"{NAME}/{precision}/{tuple(block.shape)}".encode())
+    digest.update(f"{NAME}/{precision}/{device_type}/{torch.__version__}/{tuple(block.shape)}".encode())
     return cache / f"{digest.hexdigest()[:32]}.npy"
 
 

@@ -48,6 +48,31 @@ def test_blocks_are_kept_and_a_changed_image_is_computed_again(
     assert read == [4, 2, 2]
     inception.extract_inception(images, cache=tmp_path, precision="bfloat16")
     assert read == [4, 2, 2, 4, 2], "another precision, other features"
+    inception.extract_inception(images, cache=tmp_path, device="cuda:0")
+    assert len(read) == 7, "another kind of device"
+    inception.extract_inception(images, cache=tmp_path, device="cuda:1")
+    assert len(read) == 7, "another one of the same kind"
+    monkeypatch.setattr(torch, "__version__", "0.1")
+    inception.extract_inception(images, cache=tmp_path)
+    assert len(read) == 9, "another torch"
+
+
+def test_float32_is_not_tf32_on_a_gpu(images: torch.Tensor) -> None:
+    allowed = []
+
+    class Watched(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            allowed.append((torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32))
+            return x[:, :1, :1, :1]
+
+    before = torch.backends.cudnn.allow_tf32
+    inception.read_inception(Watched(), images)
+    assert allowed == [(True, False)]
+    assert torch.backends.cudnn.allow_tf32 == before  # for the features alone
 
 
 def test_without_the_extra_the_error_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
