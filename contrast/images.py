@@ -7,8 +7,10 @@ train, test, notes = align_classes(train, test)
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy import ndarray
@@ -17,13 +19,11 @@ from shards.pictures import rank_within_class
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledImages:
-    """Images of one size with a class each."""
+class Labelled:
+    """What is known of labelled images without looking at a pixel."""
 
     name: str
     """What a table calls them."""
-    pixels: ndarray
-    """uint8 [N, H, W, 3]."""
     labels: ndarray
     """int64 [N], positions in class_names."""
     class_names: tuple[str, ...]
@@ -33,26 +33,17 @@ class LabelledImages:
     """What a reader of scores on them has to know."""
 
     def __post_init__(self) -> None:
-        assert self.pixels.dtype == np.uint8 and self.pixels.ndim == 4 and self.pixels.shape[3] == 3, self.pixels.shape
-        assert self.labels.shape == (len(self.pixels),), self.labels.shape
-        if len(self.pixels) == 0:
+        if len(self) == 0:
             raise ValueError(f"{self.name}: there are no images")
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return len(self.labels)
 
-    @cached_property
-    def sha256(self) -> str:
-        """Of the pixels, in order."""
-        digest = hashlib.sha256(repr(self.pixels.shape).encode())
-        digest.update(np.ascontiguousarray(self.pixels).data)
-        return digest.hexdigest()
-
-    def take(self, rows: ndarray) -> LabelledImages:
+    def take(self, rows: ndarray) -> Self:
         """The images at these positions."""
-        return replace(self, pixels=self.pixels[rows], labels=self.labels[rows])
+        return replace(self, labels=self.labels[rows])
 
-    def first_of_each_class(self, count: int) -> LabelledImages:
+    def first_of_each_class(self, count: int) -> Self:
         """The first `count` images when taken in rounds, one of every class a round; always the same ones.
 
         Classes stay balanced even where the images are sorted by class.
@@ -66,9 +57,53 @@ class LabelledImages:
         return self.take(np.sort(order[:count]))
 
 
-def align_classes(
-    train: LabelledImages, test: LabelledImages
-) -> tuple[LabelledImages, LabelledImages, tuple[str, ...]]:
+@dataclass(frozen=True, kw_only=True)
+class LabelledImages(Labelled):
+    """Images of one size with a class each."""
+
+    pixels: ndarray
+    """uint8 [N, H, W, 3]."""
+
+    def __post_init__(self) -> None:
+        assert self.pixels.dtype == np.uint8 and self.pixels.ndim == 4 and self.pixels.shape[3] == 3, self.pixels.shape
+        assert self.labels.shape == (len(self.pixels),), self.labels.shape
+        super().__post_init__()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the pixels, in order."""
+        digest = hashlib.sha256(repr(self.pixels.shape).encode())
+        digest.update(np.ascontiguousarray(self.pixels).data)
+        return digest.hexdigest()
+
+    def take(self, rows: ndarray) -> Self:
+        """The images at these positions."""
+        return replace(self, pixels=self.pixels[rows], labels=self.labels[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedImages(Labelled):
+    """Labelled images that were not decoded yet: a few of a million are chosen first."""
+
+    rows: ndarray
+    """int64 [N], positions in what `read` reads from."""
+    read: Callable[[ndarray], ndarray]
+    """uint8 [n, H, W, 3] of n such positions. Raises DamageError where one does not decode."""
+
+    def take(self, rows: ndarray) -> Self:
+        """The images at these positions."""
+        return replace(self, rows=self.rows[rows], labels=self.labels[rows])
+
+    def load(self) -> LabelledImages:
+        """The same images, decoded."""
+        known = {field.name: getattr(self, field.name) for field in fields(Labelled)}
+        return LabelledImages(**known, pixels=self.read(self.rows))
+
+
+Images = TypeVar("Images", bound=Labelled)
+
+
+def align_classes(train: Images, test: Images) -> tuple[Images, Images, tuple[str, ...]]:
     """Both with labels that mean the same, matched by class name, and notes where some classes had to be left out.
 
     One source may number its classes in another order than the other, or hold only some of them. Sources of the very
@@ -101,7 +136,7 @@ def align_classes(
     )
 
 
-def _match_names(train: LabelledImages, test: LabelledImages) -> list[tuple[int, int]]:
+def _match_names(train: Labelled, test: Labelled) -> list[tuple[int, int]]:
     """The same class's position in both, in the order of the test images' classes."""
     if train.class_names == test.class_names:
         return [(position, position) for position in range(len(test.class_names))]
@@ -116,7 +151,7 @@ def _match_names(train: LabelledImages, test: LabelledImages) -> list[tuple[int,
     return [(train.class_names.index(name), test.class_names.index(name)) for name in shared]
 
 
-def _renumber(images: LabelledImages, positions: list[int], names: tuple[str, ...]) -> LabelledImages:
+def _renumber(images: Images, positions: list[int], names: tuple[str, ...]) -> Images:
     """The images of the classes at these positions, which become 0, 1, …"""
     mapping = np.full(len(images.class_names), -1, dtype=np.int64)
     mapping[positions] = np.arange(len(positions))

@@ -33,8 +33,8 @@ def find_copies(train: LabelledImages, test: LabelledImages) -> tuple[str, ...]:
     count = sum(_digest(image) in labelled for image in test.pixels)
     if count > max(1, FEW_COPIES * len(test)):
         raise ValueError(
-            f"{count} of the {len(test)} images of {test.name} are among the labelled ones of {train.name}: give "
-            "--data-train images that are not tested on, such as a pack of --split train, or remove the copies"
+            f"{count} of the {len(test)} images of {test.name} are among the labelled ones of {train.name}: "
+            "remove the copies, or give --data-train images that are not tested on, such as a pack of --split train"
         )
     return (f"{count} of the {len(test)} test images are among the labelled ones, too",) if count else ()
 

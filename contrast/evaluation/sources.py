@@ -9,16 +9,18 @@ two index ranges of a generated dataset.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy import ndarray
 from PIL import Image
 
 from contrast.data import default_folder, load_cifar10
 from contrast.evaluation.overlap import doubt_encoder, doubt_labels, find_copies, num_groups_seen, share_anchors
 from contrast.evaluation.torchvision_sets import open_torchvision
-from contrast.images import LabelledImages
+from contrast.images import LabelledImages, ListedImages
 from contrast.run_folder import TrainedOn
 from shards.dataset import GroupDataset
 from shards.manifest import MANIFEST_NAME
@@ -26,6 +28,8 @@ from shards.pictures import fit_image, list_image_folder, read_image
 
 HELD_OUT_SHARE = 0.2
 """Of a generated dataset, at its end."""
+BLOCK_SIZE = 1000
+"""Groups that are decoded with their views at a time."""
 
 
 def load_pair(
@@ -36,6 +40,37 @@ def load_pair(
     data_root: Path | None = None,
     trained_on: TrainedOn | None = None,
 ) -> tuple[LabelledImages, LabelledImages]:
+    """As `list_pair`, decoded.
+
+    Raises:
+        ValueError: as there, or many tested images are among the labelled ones.
+        DamageError: an image does not decode.
+    """
+    train, test = list_pair(
+        data, image_size=image_size, data_train=data_train, data_root=data_root, trained_on=trained_on
+    )
+    return decode_pair(train, test)
+
+
+def decode_pair(train: ListedImages, test: ListedImages) -> tuple[LabelledImages, LabelledImages]:
+    """Both, the tested ones with a note where a few of them are among the labelled ones, too.
+
+    Raises:
+        ValueError: many of them are.
+        DamageError: an image does not decode.
+    """
+    labelled, tested = train.load(), test.load()
+    return labelled, replace(tested, notes=(*find_copies(labelled, tested), *tested.notes))
+
+
+def list_pair(
+    data: str,
+    *,
+    image_size: int,
+    data_train: str | None = None,
+    data_root: Path | None = None,
+    trained_on: TrainedOn | None = None,
+) -> tuple[ListedImages, ListedImages]:
     """Images whose labels a score may use, and the images that it is taken on, with notes of what is in doubt of them.
 
     Args:
@@ -46,39 +81,32 @@ def load_pair(
         trained_on: what the encoder has seen; groups with its anchors are tested on only beyond those.
 
     Raises:
-        ValueError: there is no such source, it has no labels, nothing is left to test on, or many tested images are
-            among the labelled ones.
-        DamageError: an image does not decode.
+        ValueError: there is no such source, it has no labels, or nothing is left to test on.
     """
     train_source = data if data_train is None else data_train
     train_shards, test_shards = _open_shards(train_source), _open_shards(data)
     last_train = 0 if train_shards is None else len(train_shards)
     shared = False
     if test_shards is None:
-        test = _load(data, "test", image_size, data_root)
+        test = _list(data, "test", image_size, data_root)
     else:
         shared = train_shards is not None and share_anchors(train_shards, test_shards)
         first_test = _first_test_index(test_shards, trained_on, hold_out=shared)
         test = _from_shards(test_shards, first_test, len(test_shards), image_size)
         last_train = min(last_train, first_test) if shared else last_train
     if train_shards is None:
-        train = _load(train_source, "train", image_size, data_root)
+        train = _list(train_source, "train", image_size, data_root)
     else:
         train = _from_shards(train_shards, 0, last_train, image_size)
-    notes = find_copies(train, test)
-    if not shared:
-        notes += doubt_labels(train_shards, test_shards)
+    notes = () if shared else doubt_labels(train_shards, test_shards)
     if trained_on is not None:
         notes += doubt_encoder(trained_on, test_shards)
     return train, replace(test, notes=notes)
 
 
-def _load(data: str, split: str, size: int, root: Path | None) -> LabelledImages:
+def _list(data: str, split: str, size: int, root: Path | None) -> ListedImages:
     if _is_cifar10(data):
-        images = load_cifar10(root or default_folder(), split=split)
-        if images.pixels.shape[1] != size:
-            images = _resized(images, size)
-        return images
+        return _from_memory(load_cifar10(root or default_folder(), split=split), size)
     folder = Path(data)
     if folder.is_dir():
         if (folder / "train-images.npy").exists():  # as contrast data cifar10 leaves it
@@ -127,52 +155,64 @@ def _first_test_index(dataset: GroupDataset, trained_on: TrainedOn | None, *, ho
     return max(length - num_held_out, seen)
 
 
-def _from_shards(dataset: GroupDataset, first: int, last: int, size: int) -> LabelledImages:
+def _from_shards(dataset: GroupDataset, first: int, last: int, size: int) -> ListedImages:
     is_real = dataset.manifest.recipe.is_real
     ids = np.array(sorted(dataset.class_names), dtype=np.int64)
-    pixels = np.empty((last - first, dataset.image_size, dataset.image_size, 3), dtype=np.uint8)
-    for start in range(first, last, 1000):
-        rows = np.arange(start, min(start + 1000, last))
-        pixels[rows - first] = dataset.batch(rows)[0][:, 0]
-    images = LabelledImages(
-        name=f"{'images' if is_real else 'generated anchors'} {first}…{last - 1} of {dataset.directory}",
-        pixels=pixels,
+    name = f"{'images' if is_real else 'generated anchors'} {first}…{last - 1} of {dataset.directory}"
+
+    def read(rows: ndarray) -> ndarray:
+        pixels = np.empty((len(rows), size, size, 3), dtype=np.uint8)
+        for start in range(0, len(rows), BLOCK_SIZE):
+            anchors = dataset.batch(rows[start : start + BLOCK_SIZE])[0][:, 0]
+            pixels[start : start + BLOCK_SIZE] = _fit_arrays(anchors, size)
+        return pixels
+
+    return ListedImages(
+        name=_name_resized(name, dataset.image_size, size),
+        rows=np.arange(first, last),
+        read=read,
         labels=np.searchsorted(ids, dataset.labels[first:last]),
         class_names=tuple(dataset.class_names[int(label)] for label in ids),
         is_real=is_real,
     )
-    return images if dataset.image_size == size else _resized(images, size)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# A folder of images: FOLDER/[train|test]/CLASS/*.png
+# A folder of images, FOLDER/[train|test]/CLASS/*.png; torchvision, by name; CIFAR-10
 
 
-def _from_folder(folder: Path, split: str, size: int) -> LabelledImages:
+def _from_folder(folder: Path, split: str, size: int) -> ListedImages:
     files, labels, class_names = list_image_folder(folder, split=split)
-    pixels = np.empty((len(files), size, size, 3), dtype=np.uint8)
-    for row, path in enumerate(files):
-        pixels[row] = fit_image(read_image(path), size)
-    return LabelledImages(
-        name=f"{folder.name} {split}", pixels=pixels, labels=labels, class_names=class_names, is_real=True
+    return ListedImages(
+        name=f"{folder.name} {split}",
+        rows=np.arange(len(files)),
+        read=lambda rows: _fit((read_image(files[row]) for row in rows), len(rows), size),
+        labels=labels,
+        class_names=class_names,
+        is_real=True,
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# torchvision, by name
-
-
-def _from_torchvision(name: str, split: str, size: int, root: Path | None) -> LabelledImages:
+def _from_torchvision(name: str, split: str, size: int, root: Path | None) -> ListedImages:
     pictures = open_torchvision(name, split=split, root=root)
-    pixels = np.empty((len(pictures), size, size, 3), dtype=np.uint8)
-    for row in range(len(pictures)):
-        pixels[row] = fit_image(pictures.read(row), size)
-    return LabelledImages(
+    return ListedImages(
         name=f"{pictures.title} {split}",
-        pixels=pixels,
+        rows=np.arange(len(pictures)),
+        read=lambda rows: _fit((pictures.read(row) for row in rows), len(rows), size),
         labels=pictures.labels,
         class_names=pictures.class_names,
         is_real=True,
+    )
+
+
+def _from_memory(images: LabelledImages, size: int) -> ListedImages:
+    return ListedImages(
+        name=_name_resized(images.name, images.pixels.shape[1], size),
+        rows=np.arange(len(images)),
+        read=lambda rows: _fit_arrays(images.pixels[rows], size),
+        labels=images.labels,
+        class_names=images.class_names,
+        is_real=images.is_real,
     )
 
 
@@ -180,6 +220,18 @@ def _from_torchvision(name: str, split: str, size: int, root: Path | None) -> La
 # Sizes
 
 
-def _resized(images: LabelledImages, size: int) -> LabelledImages:
-    pixels = np.stack([fit_image(Image.fromarray(image), size) for image in images.pixels])
-    return replace(images, name=f"{images.name}, resized to {size} px", pixels=pixels)
+def _fit(pictures: Iterable[Image.Image], count: int, size: int) -> ndarray:
+    pixels = np.empty((count, size, size, 3), dtype=np.uint8)
+    for row, picture in enumerate(pictures):
+        pixels[row] = fit_image(picture, size)
+    return pixels
+
+
+def _fit_arrays(pixels: ndarray, size: int) -> ndarray:
+    if pixels.shape[1] == size:
+        return pixels
+    return _fit((Image.fromarray(image) for image in pixels), len(pixels), size)
+
+
+def _name_resized(name: str, size_there: int, size: int) -> str:
+    return name if size_there == size else f"{name}, resized to {size} px"

@@ -6,16 +6,22 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from contrast.config import TrainConfig
-from contrast.evaluation import online
+from contrast.evaluation import online, sources
 from contrast.evaluation.scoring import evaluate_run
+from contrast.evaluation.sources import load_pair
+from contrast.images import align_classes
 from contrast.page import write_report
+from contrast.run_folder import TrainedOn
 from contrast.run_options import RunOptions
 from contrast.runlog import read_metrics
 from contrast.training import train_encoder
+from shards.dataset import GroupDataset
 
 QUIET = RunOptions(device="cpu", quiet=True, log_every=2, checkpoint_seconds=0)
 
@@ -100,6 +106,45 @@ def test_the_subset_is_small_and_balanced(
     options = dataclasses.replace(QUIET, knn_every=6, knn_data=str(make_groups(num_groups=400, seed=3)))
     train_encoder(config, shards=groups, out=tmp_path / "run", options=options)
     assert seen == [40, 12]
+
+
+def write_photos(folder: Path) -> Path:
+    """Three classes of 60, 30 and 10 pictures."""
+    rng = np.random.default_rng(0)
+    for name, count in (("a", 60), ("b", 30), ("c", 10)):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number:02d}.png")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["folder", "shards"])
+def test_only_what_is_scored_is_decoded_and_it_is_the_subset_of_all(
+    kind: str, make_groups: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_photos(tmp_path / "photos") if kind == "folder" else make_groups(num_groups=100, seed=3)
+    train, test, _ = align_classes(*load_pair(str(source), image_size=16))
+    expected = train.first_of_each_class(24), test.first_of_each_class(5)
+    monkeypatch.setattr(online, "NUM_TRAIN", 24)
+    monkeypatch.setattr(online, "NUM_TEST", 5)
+    decoded: list[int] = []
+    read_image, batch = sources.read_image, GroupDataset.batch
+    monkeypatch.setattr(sources, "read_image", lambda path: (decoded.append(1), read_image(path))[1])
+    monkeypatch.setattr(GroupDataset, "batch", lambda self, rows: (decoded.append(len(rows)), batch(self, rows))[1])
+    trained_on = TrainedOn(recipe_id="0", num_groups=1, num_images=1, image_size=16, class_names={})
+    knn = online.OnlineKnn(
+        every=1,
+        last_step=1,
+        data=str(source),
+        data_root=None,
+        trained_on=trained_on,
+        device=torch.device("cpu"),
+        precision="float32",
+    )
+    assert sum(decoded) == 24 + 5
+    for found, wanted in zip((knn._train, knn._test), expected, strict=True):
+        assert np.array_equal(found.pixels, wanted.pixels) and np.array_equal(found.labels, wanted.labels)
 
 
 @pytest.mark.parametrize(
