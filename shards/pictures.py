@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from shards.console import DamageError
 
@@ -29,6 +29,8 @@ FOLDER_TEST_EVERY = 10
 CIFAR10_CLASS_NAMES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
+_PILLOW_ERRORS = (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises for files that are damaged, or larger than it decodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +134,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                 bits = 16 if picture.mode.startswith("I;16") else 32
                 raise DamageError(f"{path} holds {bits}-bit grey levels: convert it to 8 bit first")
             yield picture
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except _PILLOW_ERRORS as error:
         raise DamageError(f"{path} does not decode ({error}): repair or remove it") from error
 
 

@@ -15,7 +15,7 @@ import pytest
 import simplejpeg
 
 from shards import DamageError, GroupDataset, Manifest, Recipe, decode_image, encode_image
-from shards.codec import default_subsampling
+from shards.codec import decode_into, default_subsampling
 
 Build = Callable[..., Manifest]
 MakeRecipe = Callable[..., Recipe]
@@ -171,6 +171,19 @@ def test_an_image_of_another_size_is_damage(
 def test_what_is_no_image_is_damage(data: bytes) -> None:
     with pytest.raises(DamageError, match=r"^here does not decode"):
         decode_image(data, what="here")
+
+
+def test_a_png_of_another_size_is_refused_by_its_header(huge_png: Callable[[int], bytes]) -> None:
+    place = np.empty((8, 8, 3), np.uint8)
+    # Its pixels are missing: whoever decoded them first would say that.
+    with pytest.raises(ValueError, match=r"^it has 2000x2000 pixels, not 8x8$"):
+        decode_into(huge_png(2000), "png", place)
+    with pytest.raises(ValueError, match=r"^(?!it has)"):
+        decode_into(huge_png(8), "png", place)
+    with pytest.raises(ValueError, match="400000000 pixels"):  # more than Pillow opens at all
+        decode_into(huge_png(20_000), "png", place)
+    with pytest.raises(DamageError, match=r"^here does not decode .*400000000 pixels"):
+        decode_image(huge_png(20_000), what="here")
 
 
 def test_the_codec_keeps_what_it_promises() -> None:

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +225,16 @@ def test_grey_levels_of_more_than_8_bits_are_refused_before_anything_is_written(
     assert not (tmp_path / "d").exists()
     with pytest.raises(DamageError, match=f"^{message}$"):
         read_image(path)
+
+
+def test_an_image_larger_than_pillow_decodes_is_named(
+    photos: Path, tmp_path: Path, huge_png: Callable[[int], bytes]
+) -> None:
+    (photos / "ant" / "huge.png").write_bytes(huge_png(20_000))
+    result = CliRunner().invoke(main, ["from-images", str(photos), "--out", str(tmp_path / "d"), "--size", "8"])
+    assert result.exit_code == 1 and not (tmp_path / "d").exists()
+    assert f"{photos / 'ant' / 'huge.png'} does not decode (Image size (400000000 pixels) exceeds" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_grey_levels_of_8_bits_stay_what_they_are(tmp_path: Path) -> None:
