@@ -89,7 +89,9 @@ class Manifest:
         object.__setattr__(self, "environments", tuple(plain_copy(list(self.environments), "environments")))
         are_counts = _is_count(self.num_groups) and _is_count(self.shard_size)
         if not are_counts or not 1 <= self.num_groups <= LARGEST_NUM_GROUPS or self.shard_size < 1:
-            raise ValueError(f"{self.num_groups} groups in shards of {self.shard_size}: both are whole numbers from 1 to 10^9")
+            raise ValueError(
+                f"{self.num_groups} groups in shards of {self.shard_size}: both are whole numbers from 1 to 10^9"
+            )
         first = 0
         for index, shard in enumerate(self.shards):
             count = min(self.shard_size, self.num_groups - first)
