@@ -8,10 +8,11 @@ kills the process leaves at most a name that begins with "." and ends with ".tmp
 
 from __future__ import annotations
 
+import glob
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,9 +66,14 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_temporary_files(folder: Path) -> int:
-    """Removes what killed processes left in `folder`, and says how many files; only for who holds the folder's lock."""
-    stale = [path for path in folder.glob(".*.tmp") if path.is_file()]
+def remove_temporary_files(folder: Path, *, names: Collection[str] | None = None) -> int:
+    """Removes what killed processes left in `folder`, and says how many files; only for who holds the folder's lock.
+
+    Args:
+        names: the files whose temporaries go, where others may be writing files of other names; all when None.
+    """
+    patterns = [".*.tmp"] if names is None else [f".{glob.escape(name)}.*.tmp" for name in names]
+    stale = [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
     for path in stale:
         path.unlink(missing_ok=True)
     return len(stale)

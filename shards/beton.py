@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from shards.atomic import flush_folder, naming, temporary_path, write_atomically
-from shards.canonical import JSON
+from shards.canonical import JSON, canonical_json, shorten
 from shards.console import DamageError, Progress
 from shards.dataset import GroupDataset
 from shards.manifest import FORMAT, Manifest
@@ -34,6 +34,7 @@ from shards.recipe import member_names
 BETON_NAME = "groups.beton"
 """The file's name in a dataset's folder, unless another place is given."""
 MODES = ("jpg", "raw")
+_SHARD_DIGITS = 16
 _SMALLEST_PAGE_BYTES = 1 << 21
 _LARGEST_PAGE_BYTES = 1 << 31
 
@@ -52,6 +53,19 @@ class BetonRecord:
     """jpg: the dataset's own JPEG files; raw: pixels."""
     bytes: int
     """Size of the FFCV file."""
+    # A recipe says nothing of number format, batch and device, which decide the last bits: what follows tells renders
+    # of one recipe apart. Records of earlier versions are without it, and are believed.
+    render: Mapping[str, JSON] | None = None
+    """The render settings, as in the manifest."""
+    shard_size: int | None = None
+    shards: str | None = None
+    """The first 16 digits of the sha256 of every shard that is whole in the dataset and in this file, one after the
+    other: growing the dataset changes none of them."""
+
+    def __post_init__(self) -> None:
+        for name, kind in (("recipe_id", str), ("num_groups", int), ("bytes", int), ("shards", str | None)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} is {shorten(getattr(self, name))}")
 
     def to_json(self) -> dict[str, JSON]:
         """Plain mapping, fit for json.dumps."""
@@ -115,7 +129,7 @@ def check_beton(beton: str | Path, manifest: Manifest, *, num_groups: int) -> Be
     """The record of an FFCV file that holds the first num_groups groups of a manifest's dataset.
 
     Raises:
-        ValueError: it is of another dataset, or holds fewer groups.
+        ValueError: it is of another dataset, or of another render of the recipe, or holds fewer groups.
         DamageError: see read_beton_record.
     """
     record = read_beton_record(beton)
@@ -124,12 +138,36 @@ def check_beton(beton: str | Path, manifest: Manifest, *, num_groups: int) -> Be
             f"{beton} is of another dataset: recipe id {record.recipe_id[:12]}… in the file, "
             f"{manifest.recipe.id[:12]}… asked for; write it again with shards to-ffcv"
         )
+    difference = _render_difference(record, manifest)
+    if difference is not None:
+        raise ValueError(
+            f"{beton} is of another render of the same recipe ({difference}): write it again with shards to-ffcv"
+        )
     if record.num_groups < num_groups:
         raise ValueError(
             f"{beton} holds {record.num_groups} groups of the {num_groups} asked for: write it again with "
             f"shards to-ffcv, or give --n {record.num_groups}"
         )
     return record
+
+
+def _render_difference(record: BetonRecord, manifest: Manifest) -> str | None:
+    """What tells the file's images from those of a dataset of its recipe; None where nothing that both have does."""
+    if record.render is not None and record.render != manifest.render.to_json():
+        return f"{canonical_json(record.render)} in the file, {canonical_json(manifest.render.to_json())} asked for"
+    if record.shards is None or record.shard_size != manifest.shard_size:
+        return None
+    there = _digits_of_shards(manifest, manifest.num_groups)
+    for start in range(0, min(len(record.shards), len(there)), _SHARD_DIGITS):
+        if record.shards[start : start + _SHARD_DIGITS] != there[start : start + _SHARD_DIGITS]:
+            return f"shard {start // _SHARD_DIGITS} had other bytes when the file was written"
+    return None
+
+
+def _digits_of_shards(manifest: Manifest, num_groups: int) -> str:
+    """BetonRecord.shards of the first num_groups groups; the last shard is left out where it is short and may grow."""
+    whole = manifest.shards[: num_groups // manifest.shard_size]
+    return "".join(shard.sha256[:_SHARD_DIGITS] for shard in whole)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -177,6 +215,9 @@ def to_ffcv(
             image_size=dataset.image_size,
             mode=mode,
             bytes=temporary.stat().st_size,
+            render=dataset.manifest.render.to_json(),
+            shard_size=dataset.manifest.shard_size,
+            shards=_digits_of_shards(dataset.manifest, len(dataset)),
         )
         record_path(out).unlink(missing_ok=True)  # that of an older file: it would vouch for the new one
         os.replace(temporary, out)

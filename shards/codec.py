@@ -90,9 +90,7 @@ def decode_all_into(files: Sequence[bytes | memoryview], image_format: str, out:
     shape = out.shape[1:]
     if image_format != "jpg":
         for data, place in zip(files, out, strict=True):
-            pixels = _decode_png(data)
-            _check_shape(pixels.shape, shape)
-            place[...] = pixels
+            place[...] = _decode_png(data, shape)
         return
     decode = simplejpeg.decode_jpeg
     for data, place in zip(files, out, strict=True):
@@ -110,13 +108,16 @@ def _check_shape(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
         raise ValueError(f"it has {shape[1]}x{shape[0]} pixels, not {expected[1]}x{expected[0]}")
 
 
-def _decode_png(data: bytes | memoryview) -> np.ndarray:
+def _decode_png(data: bytes | memoryview, expected: tuple[int, ...] | None = None) -> np.ndarray:
+    """Pixels of a PNG file; where their shape is known, another one is refused before any pixel is decoded."""
     from PIL import Image
 
     if bytes(data[:4]) != _PNG_START:
         raise ValueError("neither JPEG nor PNG")
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            if expected is not None:
+                _check_shape((image.height, image.width, 3), expected)
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, EOFError) as error:  # what Pillow raises for a damaged file
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:  # what Pillow raises for damage
         raise ValueError(str(error)) from error

@@ -31,6 +31,8 @@ from shards.recipe import member_names
 from shards.tar import load_index
 
 _SPARE_FILES = 256  # file descriptors left to the rest of the process
+_MOST_MAPPINGS_FILE = Path("/proc/sys/vm/max_map_count")
+_USUAL_OPEN_SHARDS = 30_000  # where that cannot be read: just under half of what Linux usually allows, 65,530
 _SPREAD_BYTES = 4 * 10**9
 """Beyond this, groups in random order lie so far apart that reading ahead of them is wasted."""
 
@@ -305,10 +307,11 @@ def map_file(path: Path, damage: Callable[[str], DamageError], *, spread: bool =
 
 
 def _allow_open_files(count: int) -> int:
-    """How many shards may be open at once: every mapping holds a file descriptor.
+    """How many shards may be open at once: every mapping holds a file descriptor, and is one of the process's mappings.
 
-    Raises the process's soft limit towards its hard one where `count` shards need it.
+    Raises the process's soft limit of descriptors towards its hard one where `count` shards need it.
     """
+    count = min(count, _most_mappings() // 2)  # the other half is for libraries, memory and other datasets
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = count + _SPARE_FILES
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -316,5 +319,13 @@ def _allow_open_files(count: int) -> int:
         if raised > soft:
             resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
             soft = raised
-        return max(1, min(count, soft - _SPARE_FILES))
-    return count
+        count = min(count, soft - _SPARE_FILES)
+    return max(1, count)
+
+
+def _most_mappings() -> int:
+    """How many mappings a process may have; past it, mmap says that memory is short."""
+    try:
+        return int(_MOST_MAPPINGS_FILE.read_text())
+    except (OSError, ValueError):  # not Linux
+        return 2 * _USUAL_OPEN_SHARDS

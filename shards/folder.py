@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from shards.atomic import remove_temporary_files, write_atomically
+from shards.atomic import remove_dead_temporary_files, remove_temporary_files, write_atomically
 from shards.canonical import JSON, canonical_json
 from shards.card import CARD_NAME, CHECKSUMS_NAME, TIMM_INFO_NAME, card_text, checksums_text, timm_info_text
 from shards.claims import is_done, remove_claims
@@ -25,6 +25,7 @@ from shards.turns import turn
 from shards.work import WorkPlan, begin_work, end_work, join_work, read_plan
 
 LOCK_NAME = ".lock"
+_ROOT_NAMES = (CARD_NAME, TIMM_INFO_NAME, CHECKSUMS_NAME, MANIFEST_NAME)
 _LOCK_SECONDS = 2.0
 _SHARED_LOCK_SECONDS = 30.0  # many tasks of one array begin at once, each alone for a moment
 
@@ -108,7 +109,8 @@ def _wait_for_lock(descriptor: int, kind: int, directory: Path, *, seconds: floa
 
 def _sweep(directory: Path) -> None:
     """Removes what killed jobs left; only for who holds the lock alone."""
-    remove_temporary_files(directory)
+    remove_temporary_files(directory, names=_ROOT_NAMES)
+    remove_dead_temporary_files(directory)  # dead ones only: an FFCV file may be on its way there, without the lock
     if (directory / DATA_FOLDER).is_dir():
         remove_temporary_files(directory / DATA_FOLDER)
     remove_claims(directory)

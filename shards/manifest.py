@@ -10,11 +10,12 @@ prefixes of one endless sequence of groups.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from shards.canonical import JSON, plain_copy
+from shards.canonical import JSON, plain_copy, shorten
 from shards.console import DamageError
 from shards.recipe import Recipe, RenderSettings
 
@@ -23,6 +24,7 @@ MANIFEST_NAME = "manifest.json"
 DATA_FOLDER = "data"
 _REPAIR = "delete the file and run the same synthgen render again"
 LARGEST_NUM_GROUPS = 10**9  # a key has nine digits
+_SHA256_PATTERN = re.compile("[0-9a-f]{64}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -60,6 +62,14 @@ class ShardRecord:
     bytes: int
     sha256: str
 
+    def __post_init__(self) -> None:
+        for name in ("index", "first", "count", "bytes"):
+            value = getattr(self, name)
+            if not _is_count(value):
+                raise ValueError(f"shard {self.name}: {name} is {shorten(value)}, not a whole number from 0 on")
+        if not isinstance(self.sha256, str) or not _SHA256_PATTERN.fullmatch(self.sha256):
+            raise ValueError(f"shard {self.name}: sha256 is {shorten(self.sha256)}, not 64 digits of 0-9 and a-f")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
@@ -77,8 +87,11 @@ class Manifest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "environments", tuple(plain_copy(list(self.environments), "environments")))
-        if not 1 <= self.num_groups <= LARGEST_NUM_GROUPS or self.shard_size < 1:
-            raise ValueError(f"{self.num_groups} groups in shards of {self.shard_size}: both lie between 1 and 10^9")
+        are_counts = _is_count(self.num_groups) and _is_count(self.shard_size)
+        if not are_counts or not 1 <= self.num_groups <= LARGEST_NUM_GROUPS or self.shard_size < 1:
+            raise ValueError(
+                f"{self.num_groups} groups in shards of {self.shard_size}: both are whole numbers from 1 to 10^9"
+            )
         first = 0
         for index, shard in enumerate(self.shards):
             count = min(self.shard_size, self.num_groups - first)
@@ -136,11 +149,17 @@ class Manifest:
                 environments=tuple(data.get("environments", ())),
             )
             stored_id = data["recipe_id"]
+            if not isinstance(stored_id, str):
+                raise ValueError(f"recipe_id is {shorten(stored_id)}, not text")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DamageError(f"the manifest was altered ({type(error).__name__}: {error})") from error
         if stored_id != recipe.id:
             raise DamageError(f"the manifest's recipe was altered: its id is {recipe.id[:12]}…, not {stored_id[:12]}…")
         return manifest
+
+
+def _is_count(value: JSON) -> bool:
+    return type(value) is int and value >= 0  # JSON's true would be an int, too
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:

@@ -102,6 +102,7 @@ class Marker:
             fields["class_names"] = _parse_class_names(canonical_json(data["class_names"]))
             marker = cls(**fields)
             unaltered = data["recipe_id"] == marker.recipe.id
+            _ = marker.record  # refuses what no manifest may hold
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DamageError(f"the marker was altered ({type(error).__name__}: {error})") from error
         if not unaltered:

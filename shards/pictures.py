@@ -11,12 +11,13 @@ never overlap.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from shards.console import DamageError
 
@@ -28,6 +29,8 @@ FOLDER_TEST_EVERY = 10
 CIFAR10_CLASS_NAMES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
+_PILLOW_ERRORS = (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises for files that are damaged, or larger than it decodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +43,9 @@ class Pictures:
     content_of: Callable[[int], bytes]
     """What decides an image: its file's bytes, or its pixels."""
     size_of: Callable[[int], tuple[int, int]]
-    """Width and height. Raises DamageError where that cannot be told."""
+    """Width and height. Raises DamageError where that cannot be told, or `read` would refuse the kind of image."""
     read: Callable[[int], Image.Image]
-    """RGB. Raises DamageError where it does not decode."""
+    """RGB. Raises DamageError where it does not decode, or holds grey levels of more than 8 bits."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -108,23 +111,30 @@ def list_image_folder(folder: Path, *, split: str) -> tuple[list[Path], np.ndarr
 
 
 def _read_size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as picture:  # the header alone
-            return picture.size
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DamageError(f"{path} does not decode ({error}): repair or remove it") from error
+    with _opened(path) as picture:  # the header alone
+        return picture.size
 
 
 def read_image(path: Path) -> Image.Image:
     """An image file, RGB.
 
     Raises:
-        DamageError: it does not decode.
+        DamageError: it does not decode, or holds grey levels of more than 8 bits.
     """
+    with _opened(path) as picture:
+        return picture.convert("RGB")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file whose header was read, and whose pixels are decoded while the context lasts."""
     try:
         with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            if picture.mode[0] in "IF":  # Pillow cuts such levels at 255 on the way to RGB: most images become white
+                bits = 16 if picture.mode.startswith("I;16") else 32
+                raise DamageError(f"{path} holds {bits}-bit grey levels: convert it to 8 bit first")
+            yield picture
+    except _PILLOW_ERRORS as error:
         raise DamageError(f"{path} does not decode ({error}): repair or remove it") from error
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,20 @@ def build_shard() -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def fill() -> Callable[..., None]:
     return add_group
+
+
+@pytest.fixture(scope="session")
+def huge_png() -> Callable[[int], bytes]:
+    """Makes a PNG file of a few bytes whose header promises a square of that many pixels a side."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    def make(side: int) -> bytes:
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+        return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+    return make
 
 
 @pytest.fixture

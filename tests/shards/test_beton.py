@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +15,10 @@ from click.testing import CliRunner
 
 import shards
 from shards import DamageError, GroupDataset, Manifest, Recipe
-from shards.beton import check_beton, read_beton_record, require_ffcv
+from shards.beton import BetonRecord, check_beton, read_beton_record, require_ffcv
 from shards.cli import main
+from shards.manifest import load_manifest
+from shards.recipe import RenderSettings
 
 needs_ffcv = pytest.mark.skipif(find_spec("ffcv") is None, reason="FFCV is not installed: make setup-ffcv")
 # FFCV's own imports, and numba's compiler.
@@ -71,6 +75,73 @@ def test_the_record_says_of_which_groups_the_file_is(
     path.unlink()
     with pytest.raises(ValueError, match=r"no .*d\.beton\.json, which says of which dataset"):
         read_beton_record(out)
+
+
+@pytest.fixture
+def beton(shared_dataset: Path, tmp_path: Path) -> Path:
+    """Nine of ten groups in shards of four, as to_ffcv records them; nobody looks into the file."""
+    manifest = load_manifest(shared_dataset)
+    (tmp_path / "d.beton").write_bytes(b"FFCV")
+    record = BetonRecord(
+        recipe_id=manifest.recipe.id,
+        num_groups=9,
+        num_images=2,
+        image_size=8,
+        mode="jpg",
+        bytes=4,
+        render={"batch_size": 4, "dtype": "float32"},
+        shard_size=4,
+        shards=manifest.shards[0].sha256[:16] + manifest.shards[1].sha256[:16],
+    )
+    write_record(tmp_path / "d.beton", record.to_json())
+    return tmp_path / "d.beton"
+
+
+def write_record(beton: Path, record: dict[str, Any]) -> None:
+    Path(f"{beton}.json").write_text(json.dumps({"format": 1, **record}))
+
+
+@needs_ffcv
+def test_the_record_written_is_the_one_that_the_tests_below_take(
+    beton: Path, shared_dataset: Path, tmp_path: Path
+) -> None:
+    made = shards.to_ffcv(shared_dataset, out=tmp_path / "made.beton", n=9, quiet=True)
+    assert replace(made, bytes=4) == read_beton_record(beton)
+
+
+def test_another_render_of_the_recipe_is_refused_and_a_grown_or_smaller_dataset_is_not(
+    beton: Path, shared_dataset: Path, tmp_path: Path, build: Callable[..., Manifest]
+) -> None:
+    manifest = load_manifest(shared_dataset)
+    for fitting in (manifest, build(tmp_path / "grown", 14), build(tmp_path / "small", 6)):
+        check_beton(beton, fitting, num_groups=6)
+    check_beton(beton, build(tmp_path / "other_shards", 10, shard_size=5), num_groups=9)  # cannot be compared
+
+    bfloat16 = replace(manifest, render=RenderSettings(batch_size=4, dtype="bfloat16"))
+    with pytest.raises(
+        ValueError, match=r"is of another render of the same recipe \(.*float32.* in the file, .*bfloat16"
+    ):
+        check_beton(beton, bfloat16, num_groups=9)
+    other_device = [*manifest.shards]
+    other_device[1] = replace(other_device[1], sha256="0" * 64)
+    with pytest.raises(ValueError, match=r"another render of the same recipe \(shard 1 had other bytes"):
+        check_beton(beton, replace(manifest, shards=tuple(other_device)), num_groups=9)
+    other_end = (*manifest.shards[:2], replace(manifest.shards[2], sha256="0" * 64))
+    check_beton(beton, replace(manifest, shards=other_end), num_groups=9)  # the last one may grow
+
+
+def test_a_record_of_an_earlier_version_is_believed_and_one_of_other_types_is_damage(
+    beton: Path, shared_dataset: Path
+) -> None:
+    manifest = load_manifest(shared_dataset)
+    record = read_beton_record(beton).to_json()
+    earlier = {name: record[name] for name in record if name not in ("render", "shard_size", "shards")}
+    write_record(beton, earlier)
+    assert check_beton(beton, manifest, num_groups=9).shards is None
+    for field, value in (("recipe_id", None), ("num_groups", "9"), ("bytes", [4]), ("shards", 5)):
+        write_record(beton, {**record, field: value})
+        with pytest.raises(DamageError, match=rf"was altered \(TypeError: {field} is "):
+            check_beton(beton, manifest, num_groups=9)
 
 
 @needs_ffcv

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,8 @@ import pytest
 import simplejpeg
 
 from shards import DamageError, GroupDataset, Manifest, Recipe, decode_image, encode_image
-from shards.codec import default_subsampling
+from shards.codec import decode_into, default_subsampling
+from shards.dataset import _allow_open_files
 
 Build = Callable[..., Manifest]
 MakeRecipe = Callable[..., Recipe]
@@ -111,6 +113,31 @@ print(len(dataset._open))
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "14\n"
 
 
+@pytest.mark.parametrize(("limit", "most_open"), [("22\n", 11), ("1\n", 1), ("65530\n", 40)])
+def test_more_shards_than_may_be_mapped(
+    tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch, limit: str, most_open: int
+) -> None:
+    build(tmp_path / "d", 40, shard_size=1)
+    expected = GroupDataset(tmp_path / "d").batch(range(40))[0]
+    (tmp_path / "max_map_count").write_text(limit)
+    monkeypatch.setattr("shards.dataset._MOST_MAPPINGS_FILE", tmp_path / "max_map_count")
+    dataset = GroupDataset(tmp_path / "d")
+    for _ in range(2):
+        assert np.array_equal(np.concatenate([dataset.images(index)[None] for index in range(40)]), expected)
+    assert len(dataset._open) == most_open
+
+
+def test_without_a_limit_to_read_thirty_thousand_shards_may_be_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    monkeypatch.setattr("shards.dataset._MOST_MAPPINGS_FILE", tmp_path / "nowhere")
+    assert (_allow_open_files(100_000), _allow_open_files(29_999)) == (30_000, 29_999)
+    (tmp_path / "limit").write_text("262144\n")
+    monkeypatch.setattr("shards.dataset._MOST_MAPPINGS_FILE", tmp_path / "limit")
+    assert _allow_open_files(100_000) == 100_000
+
+
 def test_opening_reads_only_the_manifest(dataset: Path) -> None:
     for path in dataset.glob("data/*"):
         path.unlink()
@@ -171,6 +198,19 @@ def test_an_image_of_another_size_is_damage(
 def test_what_is_no_image_is_damage(data: bytes) -> None:
     with pytest.raises(DamageError, match=r"^here does not decode"):
         decode_image(data, what="here")
+
+
+def test_a_png_of_another_size_is_refused_by_its_header(huge_png: Callable[[int], bytes]) -> None:
+    place = np.empty((8, 8, 3), np.uint8)
+    # Its pixels are missing: whoever decoded them first would say that.
+    with pytest.raises(ValueError, match=r"^it has 2000x2000 pixels, not 8x8$"):
+        decode_into(huge_png(2000), "png", place)
+    with pytest.raises(ValueError, match=r"^(?!it has)"):
+        decode_into(huge_png(8), "png", place)
+    with pytest.raises(ValueError, match="400000000 pixels"):  # more than Pillow opens at all
+        decode_into(huge_png(20_000), "png", place)
+    with pytest.raises(DamageError, match=r"^here does not decode .*400000000 pixels"):
+        decode_image(huge_png(20_000), what="here")
 
 
 def test_the_codec_keeps_what_it_promises() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from shards import DamageError, Manifest, Recipe, load_manifest
+from shards.markers import read_marker
 from shards.recipe import member_names
 
 GOLDEN_ID = "905ded6d1f57b19c978c3d5131b285cee426bf1beb40d74038fdd82be44dff18"
@@ -113,6 +115,60 @@ def test_an_altered_manifest_is_damage(dataset: Path, alter: Callable[[dict[str,
     alter(data)
     (dataset / "manifest.json").write_text(json.dumps(data))
     with pytest.raises(DamageError, match="altered"):
+        load_manifest(dataset)
+
+
+WRONG_FIELDS = [
+    ("bytes", None, "bytes is None, not a whole number from 0 on"),
+    ("bytes", "20480", "bytes is 20480, not a whole number from 0 on"),
+    ("bytes", [1], "bytes is [1], not a whole number from 0 on"),
+    ("bytes", True, "bytes is True, not a whole number from 0 on"),
+    ("bytes", -1, "bytes is -1, not a whole number from 0 on"),
+    ("first", 0.0, "first is 0.0, not a whole number from 0 on"),
+    ("sha256", None, "sha256 is None, not 64 digits of 0-9 and a-f"),
+    ("sha256", ["0" * 64], "not 64 digits of 0-9 and a-f"),
+    ("sha256", "../../x", "sha256 is ../../x, not 64 digits of 0-9 and a-f"),
+    ("sha256", "A" * 64, "sha256 is AAAAAAAAAAAA…, not 64 digits of 0-9 and a-f"),
+    ("sha256", "0" * 64 + "\n", "not 64 digits of 0-9 and a-f"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "message"), WRONG_FIELDS)
+def test_a_shard_s_line_of_another_type_is_damage_in_manifest_and_marker(
+    dataset: Path, field: str, value: Any, message: str
+) -> None:
+    data = json.loads((dataset / "manifest.json").read_text())
+    data["shards"][0][field] = value
+    (dataset / "manifest.json").write_text(json.dumps(data))
+    with pytest.raises(DamageError, match=rf"altered \(ValueError: shard train-000000\.tar: .*{re.escape(message)}"):
+        load_manifest(dataset)
+    path = dataset / "data/train-000000.done.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(DamageError, match=rf"marker was altered .*{re.escape(message)}.*delete this file"):
+        read_marker(dataset, 0)
+
+
+def test_a_shard_s_line_may_hold_any_size_and_checksum(dataset: Path) -> None:
+    data = json.loads((dataset / "manifest.json").read_text())
+    data["shards"][0].update(bytes=0, sha256="0123456789abcdef" * 4)
+    (dataset / "manifest.json").write_text(json.dumps(data))
+    assert load_manifest(dataset).shards[0].bytes == 0
+
+
+@pytest.mark.parametrize("value", [None, 12, ["a"], "0" * 64])
+def test_a_recipe_id_of_another_type_is_damage_as_another_one_is(dataset: Path, value: Any) -> None:
+    data = json.loads((dataset / "manifest.json").read_text())
+    (dataset / "manifest.json").write_text(json.dumps({**data, "recipe_id": value}))
+    expected = "its id is .*, not 000000000000…" if isinstance(value, str) else "recipe_id is .*, not text"
+    with pytest.raises(DamageError, match=expected):
+        load_manifest(dataset)
+
+
+@pytest.mark.parametrize(("field", "value"), [("num_groups", 10.0), ("num_groups", True), ("shard_size", 4.0)])
+def test_counts_are_whole_numbers(dataset: Path, field: str, value: Any) -> None:
+    data = json.loads((dataset / "manifest.json").read_text())
+    (dataset / "manifest.json").write_text(json.dumps({**data, field: value}))
+    with pytest.raises(DamageError, match=r"altered .*both are whole numbers from 1 to 10\^9"):
         load_manifest(dataset)
 
 

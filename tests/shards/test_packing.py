@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from shards import GroupDataset
 from shards.cli import main
 from shards.console import DamageError
 from shards.packing import balanced_order
-from shards.pictures import list_image_folder
+from shards.pictures import list_image_folder, read_image
 
 COUNTS = {"ant": 30, "bee": 21, "cat": 5}
 
@@ -208,6 +209,40 @@ def test_an_image_that_does_not_decode_is_named_and_its_shard_is_not_there(photo
     with pytest.raises(DamageError, match=r"ant/07\.png does not decode .*: repair or remove it"):
         shards.from_images(photos, out=tmp_path / "d", quiet=True)
     assert not list((tmp_path / "d" / "data").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("levels", "name", "bits"), [("uint16", "d.png", 16), ("int32", "d.tif", 32), ("float32", "d.tif", 32)]
+)
+def test_grey_levels_of_more_than_8_bits_are_refused_before_anything_is_written(
+    photos: Path, tmp_path: Path, levels: str, name: str, bits: int
+) -> None:
+    path = photos / "ant" / name
+    Image.fromarray(np.full((8, 8), 1000, levels)).save(path)
+    message = f"{path} holds {bits}-bit grey levels: convert it to 8 bit first"
+    with pytest.raises(DamageError, match=f"^{message}$"):
+        shards.from_images(photos, out=tmp_path / "d", quiet=True)
+    assert not (tmp_path / "d").exists()
+    with pytest.raises(DamageError, match=f"^{message}$"):
+        read_image(path)
+
+
+def test_an_image_larger_than_pillow_decodes_is_named(
+    photos: Path, tmp_path: Path, huge_png: Callable[[int], bytes]
+) -> None:
+    (photos / "ant" / "huge.png").write_bytes(huge_png(20_000))
+    result = CliRunner().invoke(main, ["from-images", str(photos), "--out", str(tmp_path / "d"), "--size", "8"])
+    assert result.exit_code == 1 and not (tmp_path / "d").exists()
+    assert f"{photos / 'ant' / 'huge.png'} does not decode (Image size (400000000 pixels) exceeds" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_grey_levels_of_8_bits_stay_what_they_are(tmp_path: Path) -> None:
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(grey > 128).save(tmp_path / "black_and_white.png")
+    assert np.array_equal(np.asarray(read_image(tmp_path / "grey.png")), np.stack([grey] * 3, axis=-1))
+    assert np.unique(np.asarray(read_image(tmp_path / "black_and_white.png"))).tolist() == [0, 255]
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from shards import GroupDataset, Manifest, Recipe, verify
+from shards import GroupDataset, Manifest, Recipe, encode_image, verify
 
 Build = Callable[..., Manifest]
 
@@ -151,6 +152,22 @@ def test_png_latents_and_missing_labels_are_checked_too(
     problems = verify(tmp_path / "d").problems
     assert any("000000000.latents.npy cannot be read" in problem for problem in problems)
     assert any("000000000.anchor.png does not decode" in problem for problem in problems)
+
+
+def test_a_png_larger_than_pillow_opens_is_damage_and_the_rest_is_checked_too(
+    tmp_path: Path,
+    build: Build,
+    recipe: Callable[..., Recipe],
+    huge_png: Callable[[int], bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The writer does not decode what it is handed; the third file is the anchor of group 1.
+    small = encode_image(np.zeros((8, 8, 3), np.uint8), {"size": 8, "format": "png"})
+    handed = [small, small, huge_png(20_000), *[small] * 7]
+    monkeypatch.setattr(sys.modules[build.__module__], "encode_image", lambda pixels, image: handed.pop(0))
+    build(tmp_path / "d", 5, recipe=recipe(image={"size": 8, "format": "png"}))
+    (problem,) = verify(tmp_path / "d").problems
+    assert problem.startswith("000000001.anchor.png does not decode (Image size (400000000 pixels)")
 
 
 def test_unfinished_growth_is_a_note_not_damage(

@@ -26,6 +26,9 @@ from shards import (
     lock_dataset,
     scan_markers,
 )
+from shards.atomic import temporary_path
+from shards.folder import share_dataset
+from shards.work import WorkPlan
 
 RENDER = RenderSettings(batch_size=4, dtype="float32")
 GOLDEN_TAR = "d4cfc6bfb0f43f14d66869cadfd43bb87efd9ab47aa2ece772cabae36510fe65"
@@ -212,6 +215,22 @@ def test_stale_temporary_files_are_swept(dataset: Path, build: Build) -> None:
     build(dataset, 10)
     assert not any(path.exists() for path in stale)
     assert (dataset / "data/notes.tmp").exists()
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_file_on_its_way_into_the_folder_by_another_program_is_not_swept(
+    dataset: Path, recipe: MakeRecipe, is_shared: bool
+) -> None:
+    names = ("README.md", "SHA256SUMS", "_info.json", "manifest.json", "groups.beton")
+    temporaries = {name: temporary_path(dataset / name) for name in names}
+    program = "import sys, pathlib, shards.atomic as a; a.temporary_path(pathlib.Path(sys.argv[1])).touch()"
+    subprocess.run([sys.executable, "-c", program, str(dataset / "killed.beton")], check=True)
+    for path in temporaries.values():
+        path.write_bytes(b"half")
+    plan = WorkPlan(recipe_id=recipe().id, render=RENDER, num_groups=18, shard_size=4)
+    with share_dataset(dataset, plan) if is_shared else lock_dataset(dataset):
+        assert list(dataset.glob(".*.tmp")) == [temporaries["groups.beton"]]  # whose process, this one, is alive
+    assert temporaries["groups.beton"].exists()
 
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def manifest_of(num_groups: int, batch_size: int) -> Manifest:
 
     recipe = Recipe(source={}, classes=(), views=({},), seed=0, image={"size": 8, "format": "png"})
     render = RenderSettings(batch_size=batch_size, dtype="float32")
-    shard = ShardRecord(name=shard_name(0), index=0, first=0, count=num_groups, bytes=1, sha256="")
+    shard = ShardRecord(name=shard_name(0), index=0, first=0, count=num_groups, bytes=1, sha256="0" * 64)
     return Manifest(
         recipe=recipe, render=render, num_groups=num_groups, shard_size=num_groups, shards=(shard,), class_names={}
     )
