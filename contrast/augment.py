@@ -20,7 +20,9 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy import ndarray
 from torch import Tensor
 
 from contrast.pixels import (
@@ -173,9 +175,9 @@ def draw_augmentation(config: AugmentConfig, *, count: int, seed: int, step: int
     later = torch.rand(3, count, generator=generator)
     area = config.crop_scale[0] + uniform[0] * (config.crop_scale[1] - config.crop_scale[0])
     low, high = math.log(config.crop_ratio[0]), math.log(config.crop_ratio[1])
-    ratio = torch.exp(low + uniform[1] * (high - low))
-    height = (area / ratio).sqrt().clamp(max=1.0)
-    width = (area * ratio).sqrt().clamp(max=1.0)
+    ratio = _exactly(np.exp, (low + uniform[1] * (high - low)).double()).float()
+    height = _exactly(np.sqrt, area / ratio).clamp(max=1.0)
+    width = _exactly(np.sqrt, area * ratio).clamp(max=1.0)
     jittered = uniform[5] < config.jitter
 
     def factor(row: Tensor, strength: float) -> Tensor:
@@ -195,6 +197,11 @@ def draw_augmentation(config: AugmentConfig, *, count: int, seed: int, step: int
         blur=_draw_blur(config, later) if config.blur > 0 else None,
         solarize=later[2] < config.solarize if config.solarize > 0 else None,
     )
+
+
+def _exactly(function: Callable[[ndarray], ndarray], values: Tensor) -> Tensor:
+    """numpy's function of the values: torch takes some from a library whose last bits differ between makes of CPU."""
+    return torch.from_numpy(function(values.numpy()))
 
 
 def _draw_blur(config: AugmentConfig, uniform: Tensor) -> Tensor:

@@ -153,11 +153,11 @@ def test_draws_depend_on_seed_and_step_alone() -> None:
         assert not torch.equal(one.top, other.top)
 
 
-def test_draws_of_the_defaults_are_those_of_earlier_versions() -> None:
+def test_draws_of_the_defaults_are_those_of_every_cpu_and_version() -> None:
     """Other draws would make other runs of the same configuration."""
     draws = draw_augmentation(AugmentConfig(), count=512, seed=3, step=17)
     values = torch.stack([getattr(draws, f.name).double() for f in dataclasses.fields(draws)[:10]])
-    assert hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16] == "1efb2863cc424767"
+    assert hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16] == "2a1eeae6eef3db95"
     assert draws.blur is None and draws.solarize is None
     more = draw_augmentation(AugmentConfig(blur=0.5, solarize=0.2), count=512, seed=3, step=17)
     for field in dataclasses.fields(draws)[:10]:
