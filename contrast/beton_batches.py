@@ -27,7 +27,7 @@ from contrast.orders import ShuffledOrder
 from shards.beton import BETON_NAME, check_beton, field_names, require_ffcv
 from shards.console import DamageError
 from shards.dataset import GroupDataset
-from shards.remote import is_address
+from shards.fetching import is_address
 
 _RGB = 0  # TJPF_RGB of turbojpeg.h
 

@@ -29,7 +29,8 @@ from contrast.orders import WINDOW_GROUPS, StreamedOrder
 from shards.console import format_bytes
 from shards.dataset import GroupDataset
 from shards.decoding import DecodingProcesses
-from shards.remote import RemoteDataset, is_address
+from shards.fetching import is_address
+from shards.remote import RemoteDataset
 
 ORDER_OF_READER = {"tar": "shuffled", "webdataset": "streamed", "ffcv": "shuffled"}
 READERS = tuple(ORDER_OF_READER)

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from shards.dataset import Group, GroupDataset
-from shards.remote import RemoteDataset, is_address
+from shards.fetching import is_address
+from shards.remote import RemoteDataset
 
 _SHUFFLE_GROUPS = 1000
 

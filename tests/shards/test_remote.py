@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shards import DamageError, GroupDataset, Manifest, RemoteDataset, open_dataset, remote, stream_groups
+from shards import DamageError, GroupDataset, Manifest, RemoteDataset, fetching, open_dataset, remote, stream_groups
 from shards.processes import host_tag
 from tests.hub import serve_hub
 from tests.object_store import serve_bucket
@@ -99,7 +99,7 @@ def server(shared_dataset: Path) -> Iterator[FileServer]:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(fetching, "FIRST_PAUSE_SECONDS", 0.0)
 
 
 def assert_same(there: GroupDataset, here: GroupDataset) -> None:
@@ -175,9 +175,9 @@ def test_from_the_hub(shared_dataset: Path, tmp_path: Path) -> None:
 
 
 def test_a_cut_connection_is_tried_again(server: FileServer, shared_dataset: Path, tmp_path: Path) -> None:
-    server.cut["train-000001.tar"] = remote.MOST_ATTEMPTS - 1
+    server.cut["train-000001.tar"] = fetching.MOST_ATTEMPTS - 1
     assert_same(RemoteDataset(server.address, cache=tmp_path), GroupDataset(shared_dataset))
-    assert server.asked["train-000001.tar"] == remote.MOST_ATTEMPTS
+    assert server.asked["train-000001.tar"] == fetching.MOST_ATTEMPTS
 
 
 def test_a_dead_network_is_one_line_and_leaves_nothing(server: FileServer, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_dead_network_is_one_line_and_leaves_nothing(server: FileServer, tmp_p
     with pytest.raises(DamageError, match=r"train-000001\.tar cannot be fetched, 4 times tried") as caught:
         dataset.batch([4])
     assert "\n" not in str(caught.value)
-    assert server.asked["train-000001.tar"] == remote.MOST_ATTEMPTS and not list(tmp_path.iterdir())
+    assert server.asked["train-000001.tar"] == fetching.MOST_ATTEMPTS and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("scheme", ["http", "s3"])
@@ -198,7 +198,7 @@ def test_a_shard_may_take_its_time_but_a_silent_server_may_not(
         for name, value in {"ENDPOINT_URL": address, "ALLOW_HTTP": "true", "SKIP_SIGNATURE": "true"}.items():
             monkeypatch.setenv(f"AWS_{name}", value)
         address = "s3://bucket"
-    monkeypatch.setattr(remote, "READ_SECONDS", 1)
+    monkeypatch.setattr(fetching, "READ_SECONDS", 1)
     server.pause_seconds = 0.15  # ten times
     dataset = RemoteDataset(address, n=1, cache=tmp_path)
     assert np.array_equal(dataset.images(0), GroupDataset(shared_dataset).images(0))

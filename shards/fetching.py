@@ -1,0 +1,144 @@
+"""Files at an address: whatever fsspec opens, and buckets.
+
+Clients differ in what they raise, how long they wait, and whether they hold a file in memory; here they do not.
+
+    filesystem, path = open_filesystem("s3://bucket/demo/data/train-000000.tar")
+    retrying(lambda: filesystem.get_file(path, "train-000000.tar"), "train-000000.tar")
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from shards.console import DamageError
+
+MOST_ATTEMPTS = 4
+FIRST_PAUSE_SECONDS = 0.5
+"""Before the second attempt; each further pause is twice as long."""
+CONNECT_SECONDS, READ_SECONDS = 30, 60
+"""After which a server that does not answer, or sends nothing more, is given up. A whole shard may take longer."""
+_OBJECT_STORES = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}
+"""And what the names of their variables begin with."""
+_CLIENT_OPTIONS = (
+    "allow_http", "allow_invalid_certificates", "proxy_url", "proxy_ca_certificate", "proxy_excludes", "user_agent",
+    "timeout", "connect_timeout", "read_timeout",
+)  # fmt: skip
+_CHUNK_BYTES = 1 << 20
+_LOCAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # clients pass them on without the file's name
+_pids_of_object_stores: set[int] = set()
+
+
+def is_address(source: str | Path) -> bool:
+    """Whether a dataset's place is an address such as s3://bucket/folder, and no folder of this machine."""
+    return "://" in str(source)
+
+
+class ObjectStore:
+    """A bucket, by obstore. Not s3fs: it pins one version of botocore, and would pin the whole environment's with it.
+
+    Raises:
+        ValueError: this process was forked from one that has used a bucket: its client would wait for ever.
+    """
+
+    def __init__(self, bucket: str) -> None:
+        import obstore
+        from obstore.store import from_url
+
+        _pids_of_object_stores.add(os.getpid())
+        if len(_pids_of_object_stores) > 1:
+            raise ValueError("a bucket cannot be read in a forked process; start it with multiprocessing's spawn")
+        options: Any = {  # "timeout" is of a whole request, its body included
+            "timeout": "7d", "connect_timeout": f"{CONNECT_SECONDS}s", "read_timeout": f"{READ_SECONDS}s",
+        }  # fmt: skip
+        # Options that are given take the place of all that the client would look for in its variables.
+        prefix = _OBJECT_STORES[bucket.partition("://")[0]]
+        variables = {name: f"{prefix}_{name.upper()}" for name in _CLIENT_OPTIONS}
+        options |= {name: os.environ[variable] for name, variable in variables.items() if variable in os.environ}
+        # The attempts are counted here, so that a dead network is told after seconds.
+        self._get = obstore.get
+        self._store = from_url(bucket, client_options=options, retry_config={"max_retries": 0})
+
+    def cat_file(self, path: str) -> bytes:
+        """The bytes of a small object."""
+        return bytes(self._get(self._store, path).bytes())
+
+    def get_file(self, path: str, local: str) -> None:
+        """Writes an object into a file, as it comes."""
+        with open(local, "wb") as file:
+            for chunk in self._get(self._store, path).stream(min_chunk_size=_CHUNK_BYTES):
+                file.write(chunk)
+
+
+def open_filesystem(address: str) -> tuple[Any, str]:
+    """What has `cat_file` and `get_file` of an address, an fsspec filesystem or a bucket, and the path on it.
+
+    Credentials, endpoints and proxies are the client's own business: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, HF_TOKEN, ….
+
+    Raises:
+        ValueError: the scheme is unknown, or the package that speaks it is not installed.
+    """
+    scheme, _, rest = address.partition("://")
+    try:
+        if scheme in _OBJECT_STORES:
+            bucket, _, path = rest.partition("/")
+            return ObjectStore(f"{scheme}://{bucket}"), path
+        import fsspec
+
+        if scheme in ("http", "https"):
+            from aiohttp import ClientTimeout
+
+            limits = ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
+            return fsspec.core.url_to_fs(address, client_kwargs={"timeout": limits})
+        return fsspec.core.url_to_fs(address)
+    except ImportError as error:
+        raise ValueError(
+            f"{address}: this needs the extra remote ({error}): pip install -e '.[remote]' in the clone"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{address}: {error}; give a folder, s3://, gs://, az://, https:// or hf://") from error
+
+
+def retrying(work: Callable[[], Any], what: str) -> Any:
+    """What `work` gives, tried a few times with growing pauses where the network fails.
+
+    Raises:
+        FileNotFoundError: at once; trying again would not help.
+        ValueError: at once; the client cannot make anything of the address.
+        DamageError: the last attempt failed too, or what came was damaged each time.
+    """
+    pause_seconds = FIRST_PAUSE_SECONDS
+    for attempt in range(1, MOST_ATTEMPTS + 1):
+        try:
+            return work()
+        except FileNotFoundError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"{what} cannot be read ({' '.join(str(error).split())}): check the address") from error
+        except Exception as error:  # every scheme's client has errors of its own
+            if isinstance(error, OSError) and (error.filename is not None or error.errno in _LOCAL_ERRORS):
+                raise  # of the local disk: it is full, or may not be written
+            if attempt == MOST_ATTEMPTS:
+                reason = " ".join((str(error) or type(error).__name__).split("Debug source")[0].split())
+                raise DamageError(f"{what} cannot be fetched, {attempt} times tried ({reason})") from error
+            time.sleep(pause_seconds)
+            pause_seconds *= 2
+    raise AssertionError("no attempt was made")
+
+
+def read_address(address: str) -> bytes:
+    """The bytes of a small file.
+
+    Raises:
+        ValueError: there is no such file, or the scheme cannot be opened.
+        DamageError: the network fails.
+    """
+    filesystem, path = open_filesystem(address)
+    try:
+        return retrying(lambda: filesystem.cat_file(path), address)
+    except FileNotFoundError:
+        raise ValueError(f"{address} cannot be read: nothing there; check the address") from None
