@@ -199,6 +199,8 @@ class RemoteDataset(GroupDataset):
         cache_bytes: int | None = None,
     ) -> None:
         self.address = str(address).rstrip("/")
+        if "://" not in self.address:
+            raise ValueError(f"{address} names no place: give an address such as s3://bucket/folder")
         self.cache = ShardCache(cache, limit_bytes=cache_bytes)
         self.directory = self.cache.folder
         path = f"{self.address}/{MANIFEST_NAME}"

@@ -375,6 +375,8 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(ValueError, match=r"this needs the extra remote .*: pip install -e '\.\[remote\]' in the clone"):
         open_dataset("s3://bucket/demo")
+    with pytest.raises(ValueError, match="s3:// names no place: give an address such as s3://bucket/folder"):
+        open_dataset("s3://")
     with pytest.raises(ValueError, match="give a folder, s3://"):
         open_dataset("carrier-pigeon://bucket/demo")
 
