@@ -114,6 +114,11 @@ def describe_os_error(error: OSError) -> str:
 # Quantities
 
 
+def describe_error(error: BaseException) -> str:
+    """Kind and text of an exception of other people's code, in one short line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
 def parse_count(text: str) -> int:
     """The count that people write as 1300000, 1_300_000, 1.3M, 4k or 2e4.
 

@@ -111,25 +111,31 @@ class RenderSettings:
     """Images per forward pass."""
     dtype: str
     """Number format of the generator: float32 or bfloat16."""
+    compiled: bool = False
+    """Whether the passes are what torch.compile makes of them: it rounds less often, and so elsewhere."""
 
     def __post_init__(self) -> None:
         if not _is_int(self.batch_size) or self.batch_size < 1:
             raise ValueError(f"batch size {self.batch_size!r}: give a whole number above 0")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype {self.dtype!r}: give float32 or bfloat16")
+        if not isinstance(self.compiled, bool):
+            raise ValueError(f"compiled {self.compiled!r}: give true or false")
 
     def to_json(self) -> dict[str, JSON]:
-        """Plain mapping, fit for json.dumps."""
-        return asdict(self)
+        """Plain mapping, fit for json.dumps; `compiled` is in it only where it is true, as in manifests before it."""
+        fields = asdict(self)
+        return fields if self.compiled else {name: fields[name] for name in ("batch_size", "dtype")}
 
     @classmethod
     def from_json(cls, data: Mapping[str, JSON]) -> RenderSettings:
         """The inverse of to_json."""
-        return cls(**_exactly(data, "render", ("batch_size", "dtype")))
+        optional = ("compiled",) if isinstance(data, dict) and "compiled" in data else ()
+        return cls(**_exactly(data, "render", ("batch_size", "dtype", *optional)))
 
     def difference(self, other: RenderSettings) -> str | None:
         """As Recipe.difference."""
-        return first_difference(self.to_json(), other.to_json(), "render.")
+        return first_difference(asdict(self), asdict(other), "render.")
 
 
 def member_names(recipe: Recipe) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ class WorkPlan:
 
     def to_json(self) -> dict[str, JSON]:
         """Plain mapping, fit for json.dumps."""
-        return asdict(self)
+        return {**self.__dict__, "render": self.render.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, JSON]) -> WorkPlan:

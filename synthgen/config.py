@@ -78,6 +78,9 @@ class RenderConfig:
     """auto (all GPUs, or the CPU), cpu, cpu:2 (two processes), cuda (all GPUs) or cuda:0,cuda:1."""
     dtype: str = "auto"
     """auto, float32 or bfloat16; auto is the folder's, or what the device multiplies fast."""
+    compile: bool | None = None
+    """Whether torch.compile fuses the passes (faster on GPUs and on CPUs with AMX, other last bits, a minute of
+    compiling in every process); None for the folder's, or no."""
     store_latents: bool = False
     """Whether every group carries its latents as a member of its own."""
     task_index: int | None = None
@@ -142,7 +145,14 @@ class RenderConfig:
         """The same request with all said that two machines, or two devices, might settle differently."""
         if self.manifest is not None:
             return self  # it says so itself
-        return replace(self, batch_size=job.render.batch_size, dtype=job.render.dtype, shard_size=job.shard_size)
+        render = job.render
+        return replace(
+            self,
+            batch_size=render.batch_size,
+            dtype=render.dtype,
+            compile=render.compiled,
+            shard_size=job.shard_size,
+        )
 
     def view_policy(self) -> ViewPolicy:
         """The policy that the options amount to; reads the files that it needs.

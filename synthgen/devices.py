@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import platform
 import re
+import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -161,8 +162,8 @@ def count_encode_threads(device: torch.device) -> int:
     return 1
 
 
-def describe_environment(device: torch.device) -> dict[str, str]:
-    """What the bytes of a shard depend on beside recipe, batch and dtype."""
+def describe_environment(device: torch.device, *, compiled: bool = False) -> dict[str, str]:
+    """What the bytes of a shard depend on beside recipe, batch and dtype; of compiled passes also their compiler."""
     environment = {
         "synthgen": version("synthgen"),
         "python": platform.python_version(),
@@ -178,7 +179,28 @@ def describe_environment(device: torch.device) -> dict[str, str]:
         environment["device"] = torch.cuda.get_device_name(device)
         environment["cuda"] = str(torch.version.cuda)
         environment["cudnn"] = str(torch.backends.cudnn.version())
+    if compiled:
+        environment["compiler"] = find_compiler(device) or "none"
     return environment
+
+
+def find_compiler(device: torch.device) -> str | None:
+    """What turns compiled passes into machine code, with its version: Triton on a GPU, a C++ compiler on a CPU."""
+    if device.type == "cuda":
+        for package in ("triton", "pytorch-triton"):
+            with suppress(PackageNotFoundError):
+                return f"triton {version(package)}"
+        return None
+    return _cpp_compiler(os.environ.get("CXX") or ("clang++" if platform.system() == "Darwin" else "g++"))
+
+
+@cache
+def _cpp_compiler(program: str) -> str | None:
+    try:
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return said.partition("\n")[0].strip() or program
 
 
 def set_forward_threads(device: torch.device) -> None:

@@ -25,6 +25,7 @@ class Estimate:
     device: str
     dtype: str
     batch_size: int
+    compiled: bool
     num_groups: int
     num_shards: int
     missing_shards: int
@@ -38,7 +39,14 @@ class Estimate:
 
 
 def estimate_render(job: RenderJob, state: FolderState) -> Estimate:
-    """Renders one missing block in every forward thread, once warm, and counts up. Writes nothing."""
+    """Renders one missing block in every forward thread, once warm, and counts up. Writes nothing.
+
+    Args:
+        job: its generator on its device: see prepare_job's to_measure.
+
+    Raises:
+        ValueError: the device ran out of memory, or the passes cannot be compiled.
+    """
     from synthgen.devices import describe_devices
 
     group_bytes, group_seconds = estimate_group_bytes(job.recipe), 0.0
@@ -50,6 +58,7 @@ def estimate_render(job: RenderJob, state: FolderState) -> Estimate:
         device=describe_devices(job.devices),
         dtype=job.render.dtype,
         batch_size=job.render.batch_size,
+        compiled=job.render.compiled,
         num_groups=state.num_groups,
         num_shards=state.num_shards,
         missing_shards=len(state.missing),
@@ -72,6 +81,11 @@ def _measure_block(job: RenderJob, shard: ShardPlan) -> tuple[float, float]:
     )
 
     recipe = job.recipe
+    if job.render.compiled:
+        from synthgen.adapters.compiling import compile_passes
+
+        truncation = float(recipe.source["truncation"])
+        compile_passes(job.generator, batch_size=job.render.batch_size, device=job.device, truncation=truncation)
     block = next(plan_blocks(shard, batch_size=job.render.batch_size))
     draws = draw_groups(
         recipe, latent_dim=job.generator.latent_dim, first=block.first, count=block.size, vectors=job.vectors

@@ -44,7 +44,7 @@ class RenderJob:
     render: RenderSettings
     shard_size: int
     generator: Generator
-    """On `device`; with several devices, on the CPU: their processes load their own."""
+    """On `device`; with several devices, on the CPU unless prepared to measure: their processes load their own."""
     devices: tuple[torch.device, ...]
     """One for every process."""
     vectors: VectorFiles = field(default_factory=VectorFiles)
@@ -88,14 +88,18 @@ class FolderState:
         return sum(shard.count for shard in self.missing)
 
 
-def prepare_job(config: RenderConfig, *, elsewhere: Literal["cpu", "cuda"] | None = None) -> RenderJob:
+def prepare_job(
+    config: RenderConfig, *, elsewhere: Literal["cpu", "cuda"] | None = None, to_measure: bool = False
+) -> RenderJob:
     """Loads the generator and settles every choice; the folder is read, not written.
 
-    What decides the bytes but not the recipe (batch, dtype, shard size) is taken from the folder where it is not given.
+    What decides the bytes but not the recipe (batch, dtype, compiled or not, shard size) is taken from the folder where
+    it is not given. Passes are not compiled yet: who renders does it.
 
     Args:
         elsewhere: the kind of device of the machines that will render, where this one only hands out the work. Of
             GPUs that are not here it is assumed that they multiply bfloat16.
+        to_measure: load the generator on the first of several devices, to try it there, and not on the CPU.
 
     Raises:
         ValueError: anything about the request that cannot work, with the fix.
@@ -105,7 +109,7 @@ def prepare_job(config: RenderConfig, *, elsewhere: Literal["cpu", "cuda"] | Non
     from synthgen.devices import choose_devices, explain_out_of_memory
 
     devices = choose_devices(config.devices) if elsewhere is None else (torch.device("cpu"),)
-    loads_on = devices[0] if len(devices) == 1 else torch.device("cpu")
+    loads_on = devices[0] if len(devices) == 1 or to_measure else torch.device("cpu")
     if config.manifest is not None:
         from synthgen.reproduction import job_from_manifest
 
@@ -127,17 +131,18 @@ def prepare_job(config: RenderConfig, *, elsewhere: Literal["cpu", "cuda"] | Non
         )
     batch_size = choose_batch_size(generator, config.batch_size, stored=stored, device=renders_on)
     if config.generator not in GENERATORS:
-        from synthgen.adapters.own_generator import probe_generator
+        from synthgen.adapters.probing import probe_generator
 
         with explain_out_of_memory(loads_on, batch_size=batch_size):
             probe_generator(generator, batch_size=batch_size, device=loads_on, truncation=config.truncation)
+    compiled = config.compile if config.compile is not None else stored is not None and stored.compiled
     for found in config.view_policy().vectors:
         found.check_generator(generator)
     return RenderJob(
         directory=config.out,
         num_groups=config.n,
         recipe=make_recipe(config, generator),
-        render=RenderSettings(batch_size=batch_size, dtype=generator.dtype),
+        render=RenderSettings(batch_size=batch_size, dtype=generator.dtype, compiled=compiled),
         shard_size=config.shard_size or stored_shard_size or DEFAULT_SHARD_SIZE,
         generator=generator,
         devices=devices,
@@ -203,7 +208,7 @@ def survey_folder(job: RenderJob) -> FolderState:
             f"{job.directory} holds {held} groups of an unfinished larger render, more than {num_groups}: "
             f"ask for --n {held} or more, and read a prefix of it"
         )
-    here = describe_environment(job.device)
+    here = describe_environment(job.device, compiled=job.render.compiled)
     differences = (first_difference(marker.environment, here) for marker in done.values())
     return FolderState(
         num_groups=num_groups,

@@ -31,6 +31,7 @@ import torch
 from shards.codec import encode_image
 from shards.recipe import Recipe, RenderSettings
 from shards.writer import ShardWriter
+from synthgen.adapters.compiling import compile_passes
 from synthgen.adapters.pixels import to_pixels
 from synthgen.adapters.protocol import Generator
 from synthgen.devices import (
@@ -76,9 +77,13 @@ class ShardRenderer:
 
     Args:
         directory: the dataset's folder, locked by the caller.
-        generator: at the recipe's truncation, on `device`, in the dtype of `render`. Its `render` is not called but
-            its `sample`, whose images are looked at before they are pixels.
+        generator: at the recipe's truncation, on `device`, in the dtype of `render`; where `render` says so its passes
+            are compiled here. Its `render` is not called but its `sample`, whose images are looked at before they are
+            pixels.
         vectors: files with the walks or directions that the recipe's view policies name.
+
+    Raises:
+        ValueError: the device has no room for the buffers, or the passes cannot be compiled.
     """
 
     def __init__(
@@ -96,7 +101,7 @@ class ShardRenderer:
         self._generator, self._device = generator, device
         self._size = int(recipe.image["size"])
         self._class_names = {label: generator.class_names[label] for label in recipe.classes}
-        self._environment = describe_environment(device)
+        self._environment = describe_environment(device, compiled=render.compiled)
         forward, encode = count_forward_threads(device), count_encode_threads(device)
         self._threads = {"draw": forward, "generate": forward, "encode": encode, "write": 1}
         self._threads[_PUBLISH] = _PUBLISHING_THREADS
@@ -106,6 +111,13 @@ class ShardRenderer:
         with on_device(device), explain_out_of_memory(device, batch_size=render.batch_size):
             self._buffers = deque(
                 torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda") for _ in range(self._depth)
+            )
+        if render.compiled:
+            compile_passes(
+                generator,
+                batch_size=render.batch_size,
+                device=device,
+                truncation=float(recipe.source["truncation"]),
             )
         self._open: list[ShardWriter] = []  # their shards have a first block and are not being published yet
         self._failed = False  # once a block is lost nothing more is written: blocks after it may be done already

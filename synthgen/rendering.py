@@ -93,7 +93,7 @@ def render(
     if dry_run:
         from synthgen.estimate import estimate_render
 
-        job = prepare_job(config)
+        job = prepare_job(config, to_measure=True)
         return estimate_render(job, survey_folder(job))
     if config.manifest is None:
         return render_dataset(config, quiet=quiet)

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,7 @@ class RenderVerification:
     generator: str
     device: str
     dtype: str
+    compiled: bool
     seed: int
     """Of the choice of groups."""
     blocks: int
@@ -64,6 +65,7 @@ def verify_render(
     seed: int = 0,
     device: str = "auto",
     dtype: str = "same",
+    compile: bool | None = None,
     generator: str | None = None,
     weights: str | Path | None = None,
     walks: str | Path | None = None,
@@ -81,6 +83,7 @@ def verify_render(
         seed: chooses them.
         device: auto, cpu, cuda or cuda:1.
         dtype: same (the dataset's), float32 or bfloat16: another one measures what the dataset's own does to pixels.
+        compile: whether to compile the passes; None for as the dataset's were. The other way measures what it does.
         generator: the dataset's generator, said again; needed only where that is a function module:function, which
             is then imported and run.
         weights: folder or file; None for the usual ones.
@@ -91,6 +94,7 @@ def verify_render(
         ValueError: no finished dataset, other weights, or an option that cannot work.
         DamageError: a shard is missing, truncated, or does not decode.
     """
+    from synthgen.adapters.compiling import compile_passes
     from synthgen.devices import choose_device, describe_environment
     from synthgen.rerender import group_members, load_recorded_generator, render_blocks
     from synthgen.sameness import Comparison
@@ -109,8 +113,18 @@ def verify_render(
         dtype=number_format,
         batch_size=manifest.render.batch_size,
     )
-    here = describe_environment(place)
-    other_dtype = first_difference({"dtype": manifest.render.dtype}, {"dtype": number_format}, "render.")
+    settings = replace(
+        manifest.render, dtype=number_format, compiled=manifest.render.compiled if compile is None else compile
+    )
+    if settings.compiled:
+        compile_passes(
+            loaded,
+            batch_size=settings.batch_size,
+            device=place,
+            truncation=float(manifest.recipe.source["truncation"]),
+        )
+    here = describe_environment(place, compiled=settings.compiled)
+    other_settings = manifest.render.difference(settings)
     sample = choose_groups(manifest, groups=groups, seed=seed)
     dataset, names = GroupDataset(directory), member_names(manifest.recipe)
     comparison = Comparison(manifest, tolerance=tolerance)
@@ -122,7 +136,7 @@ def verify_render(
             for index in indices:
                 shard = index // manifest.shard_size
                 if shard not in environments:
-                    environments[shard] = other_dtype or environment_difference(directory, shard, here)
+                    environments[shard] = other_settings or environment_difference(directory, shard, here)
                 comparison.add(
                     index,
                     stored=[dataset.read(index, name) for name in names],
@@ -135,6 +149,7 @@ def verify_render(
         generator=loaded.name,
         device=str(place),
         dtype=number_format,
+        compiled=settings.compiled,
         seed=seed,
         blocks=len(sample),
         rendered_groups=len(sample) * manifest.render.batch_size,

@@ -1,28 +1,25 @@
-"""Anyone's model as a generator: its attributes checked, its pixels made by us, its promises tried before they count.
+"""Anyone's model as a generator: its attributes checked, its pixels made by us.
 
 generator = OwnGenerator(model, name="my_faces:make", weights_sha256=digest, dtype="float32")
-probe_generator(generator, batch_size=50, device=torch.device("cpu"))
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from shards.console import describe_error
+from synthgen.adapters.compiling import compiled
 from synthgen.adapters.pixels import to_pixels
-from synthgen.adapters.protocol import Generator
 from synthgen.adapters.weight_files import default_class_names
-from synthgen.devices import lacks_memory, reproducible_arithmetic
-from synthgen.draws import draw_truncated_normal
+from synthgen.devices import lacks_memory
 
 _LARGEST_IMAGE_SIZE = 4096
-_PROBE_SIZE = 8
-_WIDEST_VALUE = 8.0  # networks without a last tanh overshoot [-1, 1], but not as far as 0 … 255 lies
-_NEIGHBOUR_TOLERANCE = 0.03  # bfloat16 sums in another order move pixels by less than a third of this
 
 
 class OwnGenerator:
@@ -56,10 +53,16 @@ class OwnGenerator:
         self.config_sha256 = None
         if not callable(getattr(model, "sample", None)):
             raise ValueError(f"{name}: its object has no method sample: give it sample(latents, labels) -> images")
-        self._model = model
+        self.is_compiled = False
+        self._plain_pass: Callable[[Tensor, Tensor], Any] = model.sample
+        self._pass = self._plain_pass
         for part in ("num_layers", "latent_weights", "activations"):  # of a LayeredGenerator
             if hasattr(model, part):
                 setattr(self, part, getattr(model, part))
+
+    def compile(self) -> None:
+        """From the next pass on, the model's sample is what torch.compile makes of it."""
+        self._pass, self.is_compiled = compiled(self._plain_pass), True
 
     @torch.inference_mode()
     def sample(self, latents: Tensor, labels: Tensor) -> Tensor:
@@ -68,7 +71,7 @@ class OwnGenerator:
         Raises:
             ValueError: the model failed, or gave something else.
         """
-        return self._images(latents, labels)
+        return self._images(self._pass, latents, labels)
 
     @torch.inference_mode()
     def render(self, latents: Tensor, labels: Tensor, *, size: int | None = None) -> Tensor:
@@ -83,11 +86,11 @@ class OwnGenerator:
         """
         if self.fixed_batch_size is not None:
             raise ValueError(f"{self.name} takes batches of {self.fixed_batch_size} alone: export it for any batch")
-        return self._images(latents, labels)
+        return self._images(self._plain_pass, latents, labels)
 
-    def _images(self, latents: Tensor, labels: Tensor) -> Tensor:
+    def _images(self, run: Callable[[Tensor, Tensor], Any], latents: Tensor, labels: Tensor) -> Tensor:
         try:
-            images = self._model.sample(latents, labels)
+            images = run(latents, labels)
         except Exception as error:
             if lacks_memory(error):
                 raise
@@ -110,56 +113,11 @@ class OwnGenerator:
         return images.float()
 
 
-def probe_generator(generator: Generator, *, batch_size: int, device: torch.device, truncation: float = 1.0) -> None:
-    """Three small passes that an honest generator survives: finite, in range, repeatable, and one image per latent.
-
-    Raises:
-        ValueError: it does not; the message says what it did and the usual reason.
-    """
-    count = generator.fixed_batch_size or min(batch_size, _PROBE_SIZE)
-    drawn = truncation * draw_truncated_normal(
-        seed=0, stream="probe", first=0, count=count, dim=generator.latent_dim, bound=2.0
-    )
-    latents = torch.from_numpy(drawn.astype(np.float32)).to(device)
-    labels = (torch.arange(count) % max(generator.num_classes, 1)).to(device)
-    half = count // 2
-    others = torch.cat([latents[:half], -latents[half:]])
-    with reproducible_arithmetic(device):
-        images = generator.sample(latents, labels).clone()
-        again = generator.sample(latents, labels).clone()
-        beside_others = generator.sample(others, labels)
-    name = generator.name
-    if not images.isfinite().all():
-        raise ValueError(f"{name}: its images hold NaN or infinity: check its weights, or give --dtype float32")
-    low, high = float(images.min()), float(images.max())
-    if max(-low, high) > _WIDEST_VALUE:
-        raise ValueError(f"{name}: its values go from {low:.3g} to {high:.3g}: give images in [-1, 1]")
-    if 0 <= low < high:
-        raise ValueError(
-            f"{name}: its values go from {low:.3g} to {high:.3g}, as in [0, 1]: give images in [-1, 1], 2 * x - 1"
-        )
-    if not torch.equal(images, again):
-        raise ValueError(
-            f"{name}: the same latents gave other images the second time: put the model into eval mode, and its noise "
-            "under a fixed seed or off"
-        )
-    if half and float((images[:half] - beside_others[:half]).abs().mean()) > _NEIGHBOUR_TOLERANCE:
-        raise ValueError(
-            f"{name}: a latent's image changes with the others of its batch: put the model into eval mode, so that its "
-            "norms use stored statistics"
-        )
-
-
 def usual_batch_size(image_size: int, device: torch.device) -> int:
     """Groups per block for a network that we know nothing of but its images: careful of memory, not of speed."""
     if device.type == "cuda":
         return max(8, min(500, 500 * 64**2 // image_size**2))
     return 50 if image_size <= 64 else 10
-
-
-def describe_error(error: BaseException) -> str:
-    """Kind and text of an exception, in one short line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _whole(model: Any, name: str, attribute: str, lowest: int, highest: int) -> int:

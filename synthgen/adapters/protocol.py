@@ -72,6 +72,18 @@ class DifferentiableGenerator(Generator, Protocol):
 
 
 @runtime_checkable
+class CompilableGenerator(Generator, Protocol):
+    """Optional: a generator whose passes torch.compile can fuse. Only `synthgen render --compile` asks for it."""
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether `compile` was called."""
+
+    def compile(self) -> None:
+        """From the next pass on, `sample` is what torch.compile makes of it; see `synthgen.adapters.compiling`."""
+
+
+@runtime_checkable
 class LayeredGenerator(Generator, Protocol):
     """Optional: a generator whose first layers can be read. Only `synthgen directions` asks for it."""
 

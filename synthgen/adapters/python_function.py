@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from synthgen.adapters.own_generator import OwnGenerator, describe_error
+from shards.console import describe_error
+from synthgen.adapters.own_generator import OwnGenerator
 from synthgen.adapters.weight_files import file_sha256
 
 _OFFERED = ("weights", "truncation", "device", "dtype")

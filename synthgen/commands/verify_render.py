@@ -14,6 +14,7 @@ Examples:
   synthgen verify-render datasets/tour
   synthgen verify-render datasets/tour --groups 1k --seed 1
   synthgen verify-render datasets/tour --dtype float32     what bfloat16 did to the pixels
+  synthgen verify-render datasets/tour --no-compile        what compiled passes did to them
   synthgen verify-render datasets/tour --device cpu        how close another device comes"""
 
 
@@ -23,6 +24,7 @@ Examples:
 @click.option("--seed", type=int, default=0, show_default=True, help="Chooses them.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
 @click.option("--dtype", default="same", show_default=True, help="same as the dataset's, float32, bfloat16.")
+@click.option("--compile/--no-compile", default=None, help="Compiled passes or not.  [default: as the dataset's]")
 @click.option("--generator", help="The dataset's generator, where it is a module:function that you trust to be run.")
 @click.option("--weights", type=click.Path(path_type=Path), help="As in synthgen render.")
 @click.option("--walks", type=click.Path(path_type=Path), help="As in synthgen render.")
@@ -38,6 +40,7 @@ def verify_render(
     seed: int,
     device: str,
     dtype: str,
+    compile: bool | None,
     generator: str | None,
     weights: Path | None,
     walks: Path | None,
@@ -60,6 +63,7 @@ def verify_render(
         seed=seed,
         device=device,
         dtype=dtype,
+        compile=compile,
         generator=generator,
         weights=weights,
         walks=walks,

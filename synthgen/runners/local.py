@@ -72,13 +72,16 @@ def run_local(
     ):
         for line in lines:
             progress.note(line)
-        began = time.monotonic()
         if missing:
+            if job.render.compiled:
+                progress.note("compiling the passes first: a minute or so, less where that was done before")
             task = share.label if share else ""
+            began = time.monotonic()
             if len(job.devices) > 1:
                 stages = run_processes(job, config, missing, lock=lock, task=task, progress=progress)
             else:
                 worker = Worker(job, task=task)
+                began = time.monotonic()
                 worker.run(
                     missing,
                     on_groups=lambda count: progress.advance(count, slowest=slowest_stage(worker.stage_shares())),
@@ -129,7 +132,8 @@ def _opening_lines(job: RenderJob, state: FolderState) -> list[str]:
     view = policy_from_recipe(recipe.views[0], vectors=job.vectors).describe(truncation=truncation)
     lines = [
         f"recipe {recipe.id[:12]}: {job.generator.name} on {describe_devices(job.devices)} in {job.render.dtype}, "
-        f"batch {job.render.batch_size}, truncation {truncation:g}; {recipe.num_views} x {view}"
+        f"batch {job.render.batch_size}, {'compiled passes, ' if job.render.compiled else ''}"
+        f"truncation {truncation:g}; {recipe.num_views} x {view}"
     ]
     if state.num_groups > job.num_groups:
         lines.append(

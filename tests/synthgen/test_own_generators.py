@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 import synthgen
 from shards.dataset import GroupDataset
 from shards.manifest import load_manifest
-from synthgen.adapters.own_generator import OwnGenerator, probe_generator, usual_batch_size
+from synthgen.adapters.own_generator import OwnGenerator, usual_batch_size
 from synthgen.adapters.pixels import to_pixels
+from synthgen.adapters.probing import probe_generator
 from synthgen.adapters.weight_files import file_sha256
 from synthgen.cli import main
 from synthgen.plan import draw_groups

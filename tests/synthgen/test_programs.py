@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import synthgen
 from shards.dataset import GroupDataset
 from synthgen.adapters.exported_program import load_program
-from synthgen.adapters.own_generator import probe_generator
+from synthgen.adapters.probing import probe_generator
 from synthgen.adapters.program_export import export_program
 from synthgen.adapters.weight_files import file_sha256
 from synthgen.cli import main
