@@ -1,8 +1,8 @@
 """Whether torch.compile, with or without CUDA graphs, makes the forward passes faster, and what it does to pixels.
 
     eager        the passes of `synthgen render`
-    compiled     torch.compile, fixed shapes
-    graphs       the same with CUDA graphs (mode reduce-overhead); on a GPU
+    compiled     those of `synthgen render --compile`
+    graphs       the same with CUDA graphs; on a GPU
 
 All have the same weights, batch, dtype, layout and number of forward threads, and take turns. The first pass, which
 compiles, is timed apart: a job would pay it in every process. Pixels are compared with those of the eager passes.
@@ -26,13 +26,14 @@ from measuring import Program, describe_machine, format_machine, format_rate, fo
 from torch import Tensor
 
 from shards.console import Count
+from synthgen.adapters.compiling import compiled
 from synthgen.adapters.pixels import to_pixels
 from synthgen.config import RenderConfig
 from synthgen.devices import choose_device, reproducible_arithmetic
 from synthgen.job import RenderJob, prepare_job
 from synthgen.plan import draw_groups
 
-MODES = {"eager": None, "compiled": "default", "graphs": "reduce-overhead"}
+FORMS = ("eager", "compiled", "graphs")
 
 
 class Passes:
@@ -45,8 +46,12 @@ class Passes:
         self._latents = torch.from_numpy(draws.latents[0]).to(job.device)
         self._labels = torch.from_numpy(draws.labels).clamp(min=0).to(job.device)
         network: Callable[[Tensor, Tensor], Tensor] = job.generator.network  # type: ignore[attr-defined]
-        mode = MODES[form]
-        self._network = network if mode is None else torch.compile(network, mode=mode, dynamic=False)
+        if form == "compiled":
+            network = compiled(network)
+        elif form == "graphs":
+            options: dict[str, Any] = {"deterministic": True, "triton.cudagraphs": True}
+            network = torch.compile(network, fullgraph=True, dynamic=False, options=options)
+        self._network = network
         began = time.perf_counter()
         self.pixels = self._pass(0).cpu().numpy().astype(int)
         self.first_pass_seconds = time.perf_counter() - began
@@ -100,7 +105,7 @@ def run_benchmark(
     job = prepare_job(config)
     on_gpu = job.device.type == "cuda"
     machine = describe_machine(PACKAGES, gpu=torch.cuda.get_device_name(job.device) if on_gpu else None)
-    forms = [form for form in MODES if form != "graphs" or on_gpu]
+    forms = [form for form in FORMS if form != "graphs" or on_gpu]
     contestants = {form: Passes(job, form, images=images or (20_000 if on_gpu else 1_000)) for form in forms}
     rates = measure_rounds(contestants, repeats=repeats, label="passing forward")
     rows = {}

@@ -7,10 +7,11 @@ Three rates from one run, in rounds that take turns:
     naive        the published package's own example as a loop: float32, batches of 32, one thread, a PNG per image
 
 Bare and end to end have the same network, batch, dtype, memory layout and number of forward threads. Loading the
-weights, which happens once per job whatever its length, is timed apart. The arithmetic limit is a large matrix product
-in the same dtype on the same device and threads, measured in the same rounds.
+weights and compiling, which happen once per job whatever its length, are timed apart. The arithmetic limit is a large
+matrix product in the same dtype on the same device and threads, measured in the same rounds.
 
     python tools/bench_render.py --random-weights
+    python tools/bench_render.py --compile                               # bare passes and render both compiled
     taskset -c 0 python tools/bench_render.py --images 1000 --json       # on one core
 """
 
@@ -41,6 +42,7 @@ from shards.markers import scan_markers
 from shards.writer import lock_dataset
 from synthgen.adapters import generator_info
 from synthgen.adapters.architecture import PUBLISHED_CONFIGS, count_flops
+from synthgen.adapters.compiling import compile_passes
 from synthgen.adapters.folded_biggan import remove_spectral_norms
 from synthgen.adapters.weight_files import find_weights, require_weights
 from synthgen.config import RenderConfig
@@ -214,6 +216,7 @@ def chosen_weights(generator: str, weights: Path | None, random_weights: bool, f
 )
 @click.option("--batch-size", type=Count(), help="Images per forward pass.  [default: as synthgen render]")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16.")
+@click.option("--compile", is_flag=True, help="Compiled passes, as synthgen render --compile.")
 @click.option("--repeats", type=Count(), default="3", show_default=True, help="Rounds; rates are their medians.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, in place of the table.")
 def measure(
@@ -238,6 +241,7 @@ def run_benchmark(
     dtype: str,
     device: str,
     repeats: int,
+    compile: bool = False,
 ) -> dict[str, Any]:
     """The rounds, and everything that the table says."""
     place = choose_device(device)
@@ -251,11 +255,14 @@ def run_benchmark(
         weights=weights,
         batch_size=batch_size,
         dtype=dtype,
+        compile=compile,
         devices=str(place),
     )
     job = prepare_job(config)
-    load_seconds = time.perf_counter() - began
     batch = job.render.batch_size
+    if compile:
+        compile_passes(job.generator, batch_size=batch, device=place)
+    load_seconds = time.perf_counter() - began
     images = images or enough_images(job)
     job = replace(job, num_groups=-(-images // (2 * batch)) * batch)  # an anchor and a view each, in whole batches
     images = 2 * job.num_groups
@@ -289,6 +296,7 @@ def run_benchmark(
         "generator": name,
         "device": str(place),
         "dtype": job.render.dtype,
+        "compiled": compile,
         "memory_layout": "channels_last",
         "batch_size": batch,
         "forward_threads": count_forward_threads(place),
@@ -315,8 +323,8 @@ def format_report(result: dict[str, Any]) -> list[str]:
     busy = ", ".join(f"{stage} {share:.1%}" for stage, share in result["busy_shares"].items())
     return [
         f"{result['generator']}, {result['weights']} weights, on {result['device']} in {result['dtype']}, "
-        f"batch {result['batch_size']}, {result['memory_layout']}, {result['forward_threads']} forward threads; naive: "
-        f"float32, batch {NAIVE_BATCH}, 1 thread",
+        f"batch {result['batch_size']}, {result['memory_layout']}, {'compiled' if result['compiled'] else 'plain'} "
+        f"passes, {result['forward_threads']} forward threads; naive: float32, batch {NAIVE_BATCH}, 1 thread",
         "",
         *format_table(("", "images/s", "end to end over it", "of limit", "images"), rows),
         "",
@@ -325,7 +333,8 @@ def format_report(result: dict[str, Any]) -> list[str]:
         f"busy: {busy}",
         f"{format_bytes(result['bytes_written'])} of tars written, "
         f"{result['bytes_written'] / result['images']:.0f} bytes an image (naive: "
-        f"{result['naive_bytes_per_image']:.0f}); weights loaded in {result['load_seconds']:.1f} s, not counted",
+        f"{result['naive_bytes_per_image']:.0f}); {'loading and compiling' if result['compiled'] else 'loading'} took "
+        f"{result['load_seconds']:.1f} s, not counted",
         f"medians of {result['repeats']} rounds; {format_machine(result['machine'])[0]}",
         format_machine(result["machine"])[1],
     ]

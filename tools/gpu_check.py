@@ -6,6 +6,8 @@ Small datasets are rendered, samples of them are rendered again, and the speed i
     float32       what the device's own dtype did to the pixels
     cpu           the same dtype on the CPU: how far the two devices are apart
     float32, cpu  float32 on both
+    compiled      compiled passes, compiled anew: bytes must be identical
+    plain         what compiling them did to the pixels
     speed         tools/bench_render.py, with its options
 
 What the CPU renders again was rendered in batches that do not take it minutes. A line is said of each as it ends.
@@ -13,54 +15,76 @@ What the CPU renders again was rendered in batches that do not take it minutes. 
     python tools/gpu_check.py --json > gpu.json
     python tools/gpu_check.py --generator biggan-deep-128 --random-weights --images 5k
 
-Exit code 1 when the first is not identical, or another one not close.
+The two of compiled passes are left out where there is no compiler, or with --no-compile. Exit code 1 when `again` or
+`compiled` is not identical, or another one not close.
 """
 
 from __future__ import annotations
 
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
+import torch
 from bench_render import chosen_weights, generator_options, run_benchmark
 from bench_render import format_report as format_speed
 from measuring import Program, format_table, print_result
 
 import synthgen
 from shards.console import Count, DamageError
-from synthgen.devices import choose_device, describe_environment
+from synthgen.devices import choose_device, describe_environment, find_compiler
 from synthgen.verification import RenderVerification
 
 CPU_BATCH_SIZE = 8
+MUST_BE_IDENTICAL = ("again", "compiled")
 
 
 def check_device(
-    generator: str, weights: Path | None, folder: Path, *, device: str, groups: int, cpu_groups: int, sample: int
+    generator: str,
+    weights: Path | None,
+    folder: Path,
+    *,
+    device: str,
+    groups: int,
+    cpu_groups: int,
+    sample: int,
+    compile: bool,
 ) -> dict[str, RenderVerification]:
-    """Renders the datasets into the folder and returns the four comparisons, by name.
+    """Renders the datasets into the folder and returns the comparisons, by name.
 
     Args:
         groups: of the dataset that the device renders again.
         sample: groups to render again on the device.
         cpu_groups: groups to render again on the CPU.
+        compile: whether to compare compiled passes, too.
     """
     request: dict[str, Any] = {"generator": generator, "weights": weights, "devices": device, "quiet": True}
     for_cpu = {**request, "n": cpu_groups, "batch_size": min(cpu_groups, CPU_BATCH_SIZE)}
     synthgen.render(n=groups, out=folder / "own", **request)
     synthgen.render(out=folder / "few", **for_cpu)
     synthgen.render(out=folder / "float32", dtype="float32", **for_cpu)
+    comparisons: list[tuple[str, str, dict[str, Any]]] = [
+        ("again", "own", {"groups": sample, "device": device}),
+        ("float32", "own", {"groups": sample, "device": device, "dtype": "float32"}),
+        ("cpu", "few", {"groups": cpu_groups, "device": "cpu"}),
+        ("float32, cpu", "float32", {"groups": cpu_groups, "device": "cpu"}),
+    ]
+    if compile:
+        from torch._inductor.utils import fresh_cache
+
+        synthgen.render(n=groups, out=folder / "compiled", compile=True, **request)
+        torch.compiler.reset()  # or else what was compiled for the render would be run again, as from a cache
+        comparisons += [
+            ("compiled", "compiled", {"groups": sample, "device": device}),
+            ("plain", "compiled", {"groups": sample, "device": device, "compile": False}),
+        ]
     reports = {}
-    for name, dataset, count, where, dtype in (
-        ("again", "own", sample, device, "same"),
-        ("float32", "own", sample, device, "float32"),
-        ("cpu", "few", cpu_groups, "cpu", "same"),
-        ("float32, cpu", "float32", cpu_groups, "cpu", "same"),
-    ):
-        reports[name] = synthgen.verify_render(
-            folder / dataset, groups=count, device=where, dtype=dtype, weights=weights
-        )
-        click.echo(f"{name}: {reports[name].sameness.describe()}", err=True)
+    with fresh_cache() if compile else nullcontext():
+        for name, dataset, options in comparisons:
+            reports[name] = synthgen.verify_render(folder / dataset, weights=weights, **options)
+            click.echo(f"{name}: {reports[name].sameness.describe()}", err=True)
     return reports
 
 
@@ -90,6 +114,7 @@ main = Program()
 @click.option("--groups", type=Count(), default="1k", show_default=True, help="Groups that the device renders.")
 @click.option("--sample", type=Count(), default="64", show_default=True, help="Groups to render again on the device.")
 @click.option("--cpu-groups", type=Count(), default="8", show_default=True, help="Groups to render again on the CPU.")
+@click.option("--compile/--no-compile", default=True, show_default=True, help="Compare compiled passes, too.")
 @click.option("--images", type=Count(), help="As in bench_render.py.")
 @click.option("--naive-images", type=Count(), help="As in bench_render.py.")
 @click.option("--repeats", type=Count(), default="3", show_default=True, help="As in bench_render.py.")
@@ -103,13 +128,15 @@ def measure(
     naive_images: int | None,
     repeats: int,
     as_json: bool,
+    compile: bool,
     **counts: int,
 ) -> None:
     place = choose_device(device)
+    compile = compile and find_compiler(place) is not None
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as name:
         folder = Path(name)
         weights = chosen_weights(generator, weights, random_weights, folder)
-        reports = check_device(generator, weights, folder, device=str(place), **counts)
+        reports = check_device(generator, weights, folder, device=str(place), compile=compile, **counts)
         speed = run_benchmark(
             generator,
             weights,
@@ -121,17 +148,22 @@ def measure(
             device=str(place),
             repeats=repeats,
         )
+    wrong = [
+        name
+        for name, report in reports.items()
+        if not report.ok or (name in MUST_BE_IDENTICAL and not report.sameness.identical)
+    ]
     speed["weights"] = "random" if random_weights else str(weights or "default")
     result = {
-        "ok": reports["again"].sameness.identical and all(report.ok for report in reports.values()),
-        "environment": describe_environment(place),
+        "ok": not wrong,
+        "environment": describe_environment(place, compiled=compile),
         "comparisons": {name: report.to_json() for name, report in reports.items()},
         "speed": speed,
     }
     print_result(result, format_report(result), as_json=as_json)
-    if not result["ok"]:
-        wrong = next(name for name, report in reports.items() if not report.ok or name == "again")
-        raise DamageError(f"renders of {place} cannot be relied on ({wrong}): {reports[wrong].sameness.describe()}")
+    if wrong:
+        found = reports[wrong[0]].sameness.describe()
+        raise DamageError(f"renders of {place} cannot be relied on ({wrong[0]}): {found}")
 
 
 if __name__ == "__main__":

@@ -22,12 +22,13 @@ from synthgen.adapters.own_generator import OwnGenerator
 from synthgen.adapters.probing import probe_inputs
 from synthgen.cli import main
 from synthgen.config import RenderConfig
-from synthgen.devices import describe_environment, reproducible_arithmetic
+from synthgen.devices import describe_environment, find_compiler, reproducible_arithmetic
 from synthgen.job import prepare_job
 from synthgen.verification import verify_render
 from tests.synthgen.small_renders import assert_same, refused
 
 CPU = torch.device("cpu")
+compiles = pytest.mark.skipif(find_compiler(CPU) is None, reason="torch.compile needs a C++ compiler on a CPU")
 SIZES = ("--n=120", "--shard-size=50", "--batch-size=20", "--dtype=bfloat16", "--format=png")
 
 
@@ -45,6 +46,7 @@ def fused(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@compiles
 def test_a_dataset_says_that_its_passes_were_compiled(fused: Path) -> None:
     assert load_manifest(fused).render == RenderSettings(batch_size=20, dtype="bfloat16", compiled=True)
     assert json.loads((fused / "manifest.json").read_bytes())["render"]["compiled"] is True
@@ -66,6 +68,7 @@ def test_plain_datasets_are_written_and_read_as_before() -> None:
         RenderSettings.from_json({"compiled": True, "dtype": "float32"})
 
 
+@compiles
 def test_the_bytes_depend_neither_on_processes_nor_on_what_was_there(
     fused: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
@@ -81,6 +84,7 @@ def test_the_bytes_depend_neither_on_processes_nor_on_what_was_there(
     assert_same(tmp_path / "again", fused)
 
 
+@compiles
 def test_plain_and_compiled_do_not_mix(fused: Path, tiny_weights: Path, tmp_path: Path) -> None:
     refused(run(fused, tiny_weights, "--no-compile"), "render.compiled: True in the folder, False asked for")
     assert run(tmp_path / "plain", tiny_weights).exit_code == 0
@@ -90,6 +94,7 @@ def test_plain_and_compiled_do_not_mix(fused: Path, tiny_weights: Path, tmp_path
     refused(CliRunner().invoke(main, beside, prog_name="synthgen"), "--compile is decided by the manifest")
 
 
+@compiles
 def test_verification_compiles_as_the_dataset_did(fused: Path, tiny_weights: Path) -> None:
     options: dict[str, Any] = {"weights": tiny_weights, "device": "cpu"}
     same = verify_render(fused, **options)
@@ -100,6 +105,7 @@ def test_verification_compiles_as_the_dataset_did(fused: Path, tiny_weights: Pat
     assert plain.sameness.environment_difference == "render.compiled: True in the folder, False asked for"
 
 
+@compiles
 def test_one_graph_serves_all_threads_and_callers(tiny_weights: Path, tmp_path: Path) -> None:
     from torch._dynamo.utils import counters
 
@@ -113,6 +119,7 @@ def test_one_graph_serves_all_threads_and_callers(tiny_weights: Path, tmp_path: 
     assert counters["stats"]["unique_graphs"] == 1
 
 
+@compiles
 def test_a_machine_without_a_compiler_is_told(
     fused: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +155,7 @@ def wrapped(change: Callable[[torch.Tensor], torch.Tensor]) -> OwnGenerator:
     return OwnGenerator(Drawn(change), name="mine:make", weights_sha256="0" * 64, dtype="float32")
 
 
+@compiles
 def test_anyones_model_is_compiled_too() -> None:
     plain, fused = wrapped(torch.sin), wrapped(torch.sin)
     assert compile_passes(fused, batch_size=12, device=CPU) is fused and fused.is_compiled and not plain.is_compiled
@@ -158,6 +166,7 @@ def test_anyones_model_is_compiled_too() -> None:
     assert fused.differentiable(latents.requires_grad_(), labels).requires_grad
 
 
+@compiles
 def test_a_compiled_program_renders(tmp_path: Path) -> None:
     from synthgen.adapters.program_export import export_program
     from tests.synthgen.test_programs import Network
@@ -173,6 +182,7 @@ def leave_the_graph(images: torch.Tensor) -> torch.Tensor:
     return images
 
 
+@compiles
 def test_a_model_that_is_no_graph_is_refused() -> None:
     with pytest.raises(ValueError, match=r"mine:make cannot be compiled \(.*leave --compile away"):
         compile_passes(wrapped(leave_the_graph), batch_size=4, device=CPU)
@@ -182,6 +192,7 @@ def differ_when_compiled(images: torch.Tensor) -> torch.Tensor:
     return -images if torch.compiler.is_compiling() else images
 
 
+@compiles
 def test_compiled_passes_that_give_other_pictures_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"mine:make: compiled passes give other pictures, [0-9.]+ of 255 levels apart"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import bench_compile
 import pytest
+import torch
 from click.testing import CliRunner
+
+from synthgen.devices import find_compiler
 
 QUICK = ["--images", "20", "--batch-size", "10", "--repeats", "1", "--device", "cpu", "--dtype", "float32"]
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.skipif(find_compiler(torch.device("cpu")) is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_figures_fit_together_and_pixels_are_close() -> None:
     run = CliRunner().invoke(bench_compile.main, [*QUICK, "--random-weights", "--json"])
     assert run.exit_code == 0, run.output

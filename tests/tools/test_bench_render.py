@@ -26,6 +26,7 @@ def test_figures_are_positive_and_fit_together(random_weights: Path) -> None:
     run = CliRunner().invoke(bench_render.main, [*QUICK, "--weights", str(random_weights), "--json"])
     assert run.exit_code == 0, run.output
     result = json.loads(run.stdout)
+    assert result.pop("compiled") is False
     numbers = {key: value for key, value in result.items() if isinstance(value, int | float)}
     numbers |= {f"busy {stage}": share for stage, share in result["busy_shares"].items()}
     assert all(math.isfinite(value) and value > 0 for value in numbers.values()), numbers

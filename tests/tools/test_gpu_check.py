@@ -12,8 +12,10 @@ from bench_render import write_random_weights
 from click.testing import CliRunner
 
 from synthgen.adapters.biggan import BigGANGenerator
+from synthgen.devices import find_compiler
 
 QUICK = ["--device=cpu", "--groups=60", "--sample=10", "--cpu-groups=3", "--images=40", "--naive-images=32"]
+PLAIN = [*QUICK, "--no-compile"]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_sound_device(weights: Path) -> None:
-    run = CliRunner().invoke(gpu_check.main, [*QUICK, "--repeats=1", f"--weights={weights}", "--json"])
+    run = CliRunner().invoke(gpu_check.main, [*PLAIN, "--repeats=1", f"--weights={weights}", "--json"])
     assert run.exit_code == 0, run.output
     result = json.loads(run.stdout)
     assert result["ok"] and set(result["comparisons"]) == {"again", "float32", "cpu", "float32, cpu"}
@@ -37,6 +39,27 @@ def test_a_sound_device(weights: Path) -> None:
     assert lines[1].split()[:2] == ["again", "10/10"] and any("end to end" in line for line in lines)
 
 
+@pytest.mark.skipif(find_compiler(torch.device("cpu")) is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_passes_are_compiled_anew(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times: list[str] = []
+    real = BigGANGenerator.compile
+
+    def compile(self: BigGANGenerator) -> None:
+        times.append(self.name)
+        real(self)
+
+    monkeypatch.setattr(BigGANGenerator, "compile", compile)
+    reports = gpu_check.check_device(
+        "biggan-deep-32", weights, tmp_path, device="cpu", groups=60, cpu_groups=3, sample=10, compile=True
+    )
+    assert set(reports) == {"again", "float32", "cpu", "float32, cpu", "compiled", "plain"}
+    assert reports["compiled"].sameness.identical and reports["compiled"].compiled and len(times) == 2
+    assert reports["plain"].ok and not reports["plain"].compiled
+    assert "compiled: L0 plan: same; L1 bytes: identical in all 10 groups" in capsys.readouterr().err
+
+
 def test_a_device_that_never_gives_the_same_twice(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = BigGANGenerator.render
 
@@ -47,7 +70,7 @@ def test_a_device_that_never_gives_the_same_twice(weights: Path, monkeypatch: py
     monkeypatch.setattr(BigGANGenerator, "render", render)
     monkeypatch.setattr(gpu_check, "run_benchmark", lambda *rest, **named: {})
     monkeypatch.setattr(gpu_check, "format_speed", lambda speed: [])
-    run = CliRunner().invoke(gpu_check.main, [*QUICK, f"--weights={weights}", "--sample=60", "--json"])
+    run = CliRunner().invoke(gpu_check.main, [*PLAIN, f"--weights={weights}", "--sample=60", "--json"])
     assert run.exit_code == 1, run.output
     assert "renders of cpu cannot be relied on (again): " in run.stderr.splitlines()[-1]
 
