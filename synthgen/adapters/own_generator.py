@@ -54,15 +54,15 @@ class OwnGenerator:
         if not callable(getattr(model, "sample", None)):
             raise ValueError(f"{name}: its object has no method sample: give it sample(latents, labels) -> images")
         self.is_compiled = False
-        self._plain_pass: Callable[[Tensor, Tensor], Any] = model.sample
-        self._pass = self._plain_pass
+        self._model = model
+        self._pass: Callable[[Tensor, Tensor], Any] = model.sample
         for part in ("num_layers", "latent_weights", "activations"):  # of a LayeredGenerator
             if hasattr(model, part):
                 setattr(self, part, getattr(model, part))
 
     def compile(self) -> None:
         """From the next pass on, the model's sample is what torch.compile makes of it."""
-        self._pass, self.is_compiled = compiled(self._plain_pass), True
+        self._pass, self.is_compiled = compiled(self._model.sample), True
 
     @torch.inference_mode()
     def sample(self, latents: Tensor, labels: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class OwnGenerator:
         """
         if self.fixed_batch_size is not None:
             raise ValueError(f"{self.name} takes batches of {self.fixed_batch_size} alone: export it for any batch")
-        return self._images(self._plain_pass, latents, labels)
+        return self._images(self._model.sample, latents, labels)
 
     def _images(self, run: Callable[[Tensor, Tensor], Any], latents: Tensor, labels: Tensor) -> Tensor:
         try:

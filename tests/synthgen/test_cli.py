@@ -45,6 +45,7 @@ RENDER_OPTIONS = [
     "--devices",
     "--dtype",
     "--batch-size",
+    "--compile",
     "--task-index",
     "--task-count",
     "--runner",

@@ -84,8 +84,8 @@ def test_the_disk_gives_up_at_every_step_of_publishing(
     with pytest.MonkeyPatch.context() as patch:
         fail_with(patch, code, suffix)
         refused(run(out, tiny_weights), words, suffix.split(".")[0])
-    assert set(scan_markers(out)) == {0, 1} and not list(out.glob("data/.*"))
-    assert not (out / "manifest.json").exists()
+    assert not list(out.glob("data/.*")) and not (out / "manifest.json").exists()
+    assert {0, 1} <= set(scan_markers(out)) <= {0, 1, 3, 4, 5}, "later ones may be under way in the other thread"
     assert run(out, tiny_weights).exit_code == 0
     assert_same(out, whole)
 

@@ -38,6 +38,7 @@ DECIDED = {
     "shard_size": 30,
     "batch_size": 20,
     "dtype": "float32",
+    "compile": True,
     **CHOICES,
 }
 
@@ -172,7 +173,7 @@ def test_what_no_environment_explains_is_damage(
 @pytest.mark.parametrize("name", DECIDED)
 def test_what_the_manifest_decides_cannot_be_said_beside_it(original: Path, tmp_path: Path, name: str) -> None:
     option = f"--{name.replace('_', '-')}"
-    arguments = [option] if name == "store_latents" else [f"{option}={DECIDED[name]}"]
+    arguments = [option] if DECIDED[name] is True else [f"{option}={DECIDED[name]}"]
     result = run(f"--from={original}", f"--out={tmp_path / 'd'}", *arguments)
     assert result.exit_code == 2
     assert result.stderr.startswith(f"Error: {option} is decided by the manifest: ") and result.stderr.count("\n") == 1
