@@ -203,10 +203,12 @@ def _cpp_compiler(program: str) -> str | None:
     return said.partition("\n")[0].strip() or program
 
 
-def set_forward_threads(device: torch.device) -> None:
-    """Makes the calling thread run its forward passes alone; torch keeps this setting per thread."""
-    if device.type == "cpu":
-        torch.set_num_threads(1)
+def set_forward_threads() -> None:
+    """Makes the calling thread run its forward passes alone; torch keeps this setting per thread.
+
+    Beside a GPU, too, which does not need it: compiled passes are compiled anew for a thread whose setting differs.
+    """
+    torch.set_num_threads(1)
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:
@@ -223,12 +225,10 @@ def reproducible_arithmetic(device: torch.device) -> Iterator[None]:
     """
     precision, num_threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     torch.set_float32_matmul_precision("highest")
+    set_forward_threads()
+    kernels = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     try:
-        if device.type == "cuda":
-            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-                yield
-        else:
-            set_forward_threads(device)
+        with kernels if device.type == "cuda" else nullcontext():
             yield
     finally:
         torch.set_float32_matmul_precision(precision)

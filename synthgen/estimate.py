@@ -106,7 +106,7 @@ def _measure_block(job: RenderJob, shard: ShardPlan) -> tuple[float, float]:
     with (
         explain_out_of_memory(job.device, batch_size=job.render.batch_size),
         reproducible_arithmetic(job.device),
-        ThreadPoolExecutor(num_threads, "estimate", set_forward_threads, (job.device,)) as pool,
+        ThreadPoolExecutor(num_threads, "estimate", set_forward_threads) as pool,
     ):
         list(pool.map(render_block, [1] * num_threads))  # the first pass of a thread is slower
         blocks = list(pool.map(render_block, [len(latents)] * num_threads))

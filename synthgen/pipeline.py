@@ -135,7 +135,7 @@ class ShardRenderer:
         with ExitStack() as stack:
             stack.push(self._abandon)
             stack.enter_context(reproducible_arithmetic(self._device))
-            forward = ThreadPoolExecutor(self._threads["generate"], "forward", set_forward_threads, (self._device,))
+            forward = ThreadPoolExecutor(self._threads["generate"], "forward", set_forward_threads)
             encode = ThreadPoolExecutor(self._threads["encode"], "encode")
             write = ThreadPoolExecutor(self._threads["write"], "write")
             publish = ThreadPoolExecutor(self._threads[_PUBLISH], _PUBLISH)

@@ -105,7 +105,7 @@ def render_blocks(
     waiting: deque[Future[tuple[Draws, NDArray[np.uint8]]]] = deque()
     with (
         reproducible_arithmetic(device),
-        ThreadPoolExecutor(num_threads, "forward", set_forward_threads, (device,)) as pool,
+        ThreadPoolExecutor(num_threads, "forward", set_forward_threads) as pool,
     ):
         for first in firsts:
             waiting.append(pool.submit(render_block, first))

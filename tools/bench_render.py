@@ -91,7 +91,7 @@ def write_random_weights(name: str, folder: Path) -> Path:
 
 def time_forward_threads(device: torch.device, work: Callable[[int], object], count: int) -> float:
     """Seconds for work(0) … work(count - 1) on as many threads as `synthgen render` has for forward passes."""
-    with ThreadPoolExecutor(count_forward_threads(device), "forward", set_forward_threads, (device,)) as pool:
+    with ThreadPoolExecutor(count_forward_threads(device), "forward", set_forward_threads) as pool:
         began = time.perf_counter()
         for task in wait([pool.submit(work, index) for index in range(count)]).done:
             task.result()

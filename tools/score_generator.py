@@ -60,7 +60,7 @@ def sample(
     with (
         Progress(total=count, unit="images", label="sampling") as progress,
         reproducible_arithmetic(place),
-        ThreadPoolExecutor(count_forward_threads(place), "sample", set_forward_threads, (place,)) as pool,
+        ThreadPoolExecutor(count_forward_threads(place), "sample", set_forward_threads) as pool,
     ):
         for made in pool.map(block, range(FIRST_HELD_OUT, FIRST_HELD_OUT + count, BATCH_SIZE)):
             blocks.append(made)
