@@ -140,6 +140,11 @@ def _bfloat16_units() -> set[str]:
     return flags & {"avx512_bf16", "amx_bf16", "bf16"}
 
 
+def cpu_flags() -> tuple[str, ...]:
+    """The instruction sets of this CPU, as the system lists them."""
+    return tuple(next((line.split() for line in _cpu_lines() if line.startswith(("flags", "Features"))), ()))
+
+
 @cache
 def _cpu_lines() -> tuple[str, ...]:
     try:

@@ -80,15 +80,17 @@ def _measure_block(job: RenderJob, shard: ShardPlan) -> tuple[float, float]:
         set_forward_threads,
     )
 
-    recipe = job.recipe
+    recipe, generator = job.recipe, job.generator
     if job.render.compiled:
         from synthgen.adapters.compiling import compile_passes
 
         truncation = float(recipe.source["truncation"])
-        compile_passes(job.generator, batch_size=job.render.batch_size, device=job.device, truncation=truncation)
+        generator = compile_passes(
+            generator, batch_size=job.render.batch_size, device=job.device, truncation=truncation
+        )
     block = next(plan_blocks(shard, batch_size=job.render.batch_size))
     draws = draw_groups(
-        recipe, latent_dim=job.generator.latent_dim, first=block.first, count=block.size, vectors=job.vectors
+        recipe, latent_dim=generator.latent_dim, first=block.first, count=block.size, vectors=job.vectors
     )
     latents = torch.from_numpy(draws.latents).to(job.device)
     labels = torch.from_numpy(draws.labels).clamp(min=0).to(job.device)
@@ -98,7 +100,7 @@ def _measure_block(job: RenderJob, shard: ShardPlan) -> tuple[float, float]:
     def render_block(num_members: int) -> tuple[NDArray[np.uint8], float]:
         began = time.perf_counter()
         pixels = np.stack(
-            [job.generator.render(member, labels, size=size).cpu().numpy() for member in latents[:num_members]]
+            [generator.render(member, labels, size=size).cpu().numpy() for member in latents[:num_members]]
         )
         return pixels, time.perf_counter() - began
 

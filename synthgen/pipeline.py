@@ -113,7 +113,7 @@ class ShardRenderer:
                 torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda") for _ in range(self._depth)
             )
         if render.compiled:
-            compile_passes(
+            self._generator = compile_passes(
                 generator,
                 batch_size=render.batch_size,
                 device=device,

@@ -117,7 +117,7 @@ def verify_render(
         manifest.render, dtype=number_format, compiled=manifest.render.compiled if compile is None else compile
     )
     if settings.compiled:
-        compile_passes(
+        loaded = compile_passes(
             loaded,
             batch_size=settings.batch_size,
             device=place,

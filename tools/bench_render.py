@@ -261,7 +261,7 @@ def run_benchmark(
     job = prepare_job(config)
     batch = job.render.batch_size
     if compile:
-        compile_passes(job.generator, batch_size=batch, device=place)
+        job = replace(job, generator=compile_passes(job.generator, batch_size=batch, device=place))
     load_seconds = time.perf_counter() - began
     images = images or enough_images(job)
     job = replace(job, num_groups=-(-images // (2 * batch)) * batch)  # an anchor and a view each, in whole batches

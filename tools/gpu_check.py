@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 from bench_render import chosen_weights, generator_options, run_benchmark
 from bench_render import format_report as format_speed
 from measuring import Program, format_table, print_result
@@ -75,7 +74,6 @@ def check_device(
         from torch._inductor.utils import fresh_cache
 
         synthgen.render(n=groups, out=folder / "compiled", compile=True, **request)
-        torch.compiler.reset()  # or else what was compiled for the render would be run again, as from a cache
         comparisons += [
             ("compiled", "compiled", {"groups": sample, "device": device}),
             ("plain", "compiled", {"groups": sample, "device": device, "compile": False}),

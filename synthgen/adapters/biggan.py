@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from synthgen.adapters.compiling import compiled
 from synthgen.adapters.folded_biggan import FoldedBigGAN, remove_spectral_norms
 from synthgen.adapters.pixels import to_pixels
 from synthgen.adapters.weight_files import WeightFiles, default_class_names, identify_config
@@ -37,17 +36,16 @@ class BigGANGenerator:
         self.class_names = files.class_names or default_class_names(self.num_classes)
         self.config_sha256 = identify_config(name, files.config, self.class_names)
         self.network = network
-        self.is_compiled = False
-        self._pass: Callable[[Tensor, Tensor], Tensor] = network
 
-    def compile(self) -> None:
-        """From the next pass on, `sample` is what torch.compile makes of the network."""
-        self._pass, self.is_compiled = compiled(self.network), True
+    @property
+    def bare_pass(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The network."""
+        return self.network
 
     @torch.inference_mode()
     def sample(self, latents: Tensor, labels: Tensor) -> Tensor:
         """Images [B, 3, H, W], float32 in [-1, 1], of latents [B, latent_dim] float32 and labels [B] int64."""
-        return self._pass(latents, labels)
+        return self.network(latents, labels)
 
     @torch.inference_mode()
     def render(self, latents: Tensor, labels: Tensor, *, size: int | None = None) -> Tensor:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from shards.console import describe_error
-from synthgen.adapters.compiling import compiled
 from synthgen.adapters.pixels import to_pixels
 from synthgen.adapters.weight_files import default_class_names
 from synthgen.devices import lacks_memory
@@ -53,16 +52,16 @@ class OwnGenerator:
         self.config_sha256 = None
         if not callable(getattr(model, "sample", None)):
             raise ValueError(f"{name}: its object has no method sample: give it sample(latents, labels) -> images")
-        self.is_compiled = False
         self._model = model
-        self._pass: Callable[[Tensor, Tensor], Any] = model.sample
         for part in ("num_layers", "latent_weights", "activations"):  # of a LayeredGenerator
             if hasattr(model, part):
                 setattr(self, part, getattr(model, part))
 
-    def compile(self) -> None:
-        """From the next pass on, the model's sample is what torch.compile makes of it."""
-        self._pass, self.is_compiled = compiled(self._model.sample), True
+    @property
+    def bare_pass(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The model's own `sample`."""
+        own: Callable[[Tensor, Tensor], Tensor] = self._model.sample
+        return own
 
     @torch.inference_mode()
     def sample(self, latents: Tensor, labels: Tensor) -> Tensor:
@@ -71,7 +70,7 @@ class OwnGenerator:
         Raises:
             ValueError: the model failed, or gave something else.
         """
-        return self._images(self._pass, latents, labels)
+        return self._images(latents, labels)
 
     @torch.inference_mode()
     def render(self, latents: Tensor, labels: Tensor, *, size: int | None = None) -> Tensor:
@@ -86,11 +85,11 @@ class OwnGenerator:
         """
         if self.fixed_batch_size is not None:
             raise ValueError(f"{self.name} takes batches of {self.fixed_batch_size} alone: export it for any batch")
-        return self._images(self._model.sample, latents, labels)
+        return self._images(latents, labels)
 
-    def _images(self, run: Callable[[Tensor, Tensor], Any], latents: Tensor, labels: Tensor) -> Tensor:
+    def _images(self, latents: Tensor, labels: Tensor) -> Tensor:
         try:
-            images = run(latents, labels)
+            images = self._model.sample(latents, labels)
         except Exception as error:
             if lacks_memory(error):
                 raise

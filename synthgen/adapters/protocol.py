@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -76,11 +77,8 @@ class CompilableGenerator(Generator, Protocol):
     """Optional: a generator whose passes torch.compile can fuse. Only `synthgen render --compile` asks for it."""
 
     @property
-    def is_compiled(self) -> bool:
-        """Whether `compile` was called."""
-
-    def compile(self) -> None:
-        """From the next pass on, `sample` is what torch.compile makes of it; see `synthgen.adapters.compiling`."""
+    def bare_pass(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """What makes the images of `sample`, floating point, in torch's operators alone: it becomes one graph."""
 
 
 @runtime_checkable

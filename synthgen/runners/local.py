@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 from shards.console import Progress, format_bytes, format_count, format_seconds, format_things
@@ -66,22 +66,22 @@ def run_local(
         lines.append(f"task {share.label} ({share.origin}): {format_things(len(missing), 'shard')} to render")
     num_groups = sum(shard.count for shard in missing)
     label = "rendering" if share is None else f"task {share.label}"
-    with (
-        _termination_as_exit(),
-        Progress(total=total, unit="groups", label=label, initial=total - num_groups, quiet=quiet) as progress,
-    ):
-        for line in lines:
-            progress.note(line)
+    task = share.label if share else ""
+    if missing and job.render.compiled:
+        lines.append("compiling the passes first: a minute or so, less where that was done before")
+    if not quiet:
+        print("\n".join(lines), file=sys.stderr, flush=True)
+    with ExitStack() as stack:
+        stack.enter_context(_termination_as_exit())
+        worker = Worker(job, task=task) if missing and len(job.devices) == 1 else None
+        progress = stack.enter_context(
+            Progress(total=total, unit="groups", label=label, initial=total - num_groups, quiet=quiet)
+        )
         if missing:
-            if job.render.compiled:
-                progress.note("compiling the passes first: a minute or so, less where that was done before")
-            task = share.label if share else ""
             began = time.monotonic()
-            if len(job.devices) > 1:
+            if worker is None:
                 stages = run_processes(job, config, missing, lock=lock, task=task, progress=progress)
             else:
-                worker = Worker(job, task=task)
-                began = time.monotonic()
                 worker.run(
                     missing,
                     on_groups=lambda count: progress.advance(count, slowest=slowest_stage(worker.stage_shares())),
@@ -94,7 +94,7 @@ def run_local(
         finish = finish_dataset if share is None else finish_if_whole
         manifest = finish(job.directory, num_groups=state.num_groups, shard_size=job.shard_size)
         if manifest is None:
-            progress.note(f"task {share.label if share else ''} is done; other tasks' shards are missing")
+            progress.note(f"task {task} is done; other tasks' shards are missing")
         else:
             progress.note(describe_finished(job, manifest))
         return manifest

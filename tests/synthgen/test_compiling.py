@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +20,7 @@ from shards.manifest import load_manifest
 from shards.markers import scan_markers
 from shards.recipe import RenderSettings
 from synthgen.adapters import load_generator
-from synthgen.adapters.compiling import compile_passes
+from synthgen.adapters.compiling import CompiledGenerator, compile_passes
 from synthgen.adapters.own_generator import OwnGenerator
 from synthgen.adapters.probing import probe_inputs
 from synthgen.cli import main
@@ -105,18 +108,61 @@ def test_verification_compiles_as_the_dataset_did(fused: Path, tiny_weights: Pat
     assert plain.sameness.environment_difference == "render.compiled: True in the folder, False asked for"
 
 
-@compiles
-def test_one_graph_serves_all_threads_and_callers(tiny_weights: Path, tmp_path: Path) -> None:
+def graphs_of(job: Callable[[], object]) -> int:
     from torch._dynamo.utils import counters
 
-    torch.compiler.reset()
-    counters.clear()
-    options: dict[str, Any] = {"weights": tiny_weights, "devices": "cpu", "compile": True, "batch_size": 10}
-    estimate = synthgen.render(n=60, out=tmp_path / "d", dry_run=True, **options)
-    assert estimate.compiled and not (tmp_path / "d").exists()
-    synthgen.render(n=60, out=tmp_path / "d", quiet=True, **options)
-    assert verify_render(tmp_path / "d", weights=tiny_weights, device="cpu").sameness.identical
-    assert counters["stats"]["unique_graphs"] == 1
+    before = counters["stats"]["unique_graphs"]
+    job()
+    return counters["stats"]["unique_graphs"] - before
+
+
+@compiles
+def test_one_graph_serves_all_threads_whatever_the_caller_has_set(
+    fused: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"weights": tiny_weights, "devices": "cpu", "dtype": "bfloat16", "format": "png"}
+    options |= {"compile": True, "batch_size": 20, "shard_size": 50, "n": 120, "out": tmp_path / "d"}
+    assert graphs_of(lambda: synthgen.render(dry_run=True, **options)) == 1
+    assert not (tmp_path / "d").exists()
+    with torch.autocast("cpu"), torch.device("cpu"), torch._inductor.config.patch(freezing=True, max_autotune=True):
+        assert graphs_of(lambda: synthgen.render(quiet=True, **options)) == 1
+    assert_same(tmp_path / "d", fused)
+    assert graphs_of(lambda: verify_render(fused, weights=tiny_weights, device="cpu")) == 1
+
+
+@compiles
+def test_a_process_may_compile_many(tiny_weights: Path) -> None:
+    generator = load_generator(weights=tiny_weights, device="cpu", dtype="float32")
+    done = compile_passes(generator, batch_size=1, device=CPU)
+    assert compile_passes(done, batch_size=1, device=CPU) is done
+    model = wrapped(torch.sin)
+    assert [graphs_of(lambda n=n: compile_passes(model, batch_size=n, device=CPU)) for n in range(1, 11)] == [1] * 10  # type: ignore[misc]
+
+
+@compiles
+def test_every_kind_of_machine_has_a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    for flags in (("avx2",), ("avx2",), ("avx2", "avx512f")):
+        monkeypatch.setattr("synthgen.adapters.compiling.cpu_flags", lambda flags=flags: flags)
+        compile_passes(wrapped(torch.sin), batch_size=3, device=CPU)
+    kinds = list(tmp_path.iterdir())
+    assert len(kinds) == 2 and all(kind.name.startswith("synthgen-") for kind in kinds)
+    assert list(tmp_path.rglob("*.so")), "what was compiled lies there"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path)
+
+
+@compiles
+def test_torch_compile_that_is_switched_off_is_refused(fused: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "synthgen", "render", f"--out={tmp_path / 'd'}", f"--weights={tiny_weights}"]
+    switched_off = {**os.environ, "TORCHDYNAMO_DISABLE": "1"}
+    result = subprocess.run(
+        [*arguments, "--devices=cpu", "--quiet", "--compile", *SIZES], env=switched_off, capture_output=True, text=True
+    )
+    assert result.returncode == 2 and "torch.compile is switched off here" in result.stderr, result.stderr
+    assert result.stderr.count("\n") == 1 and not list((tmp_path / "d").glob("data/*"))
+    for stance in ("force_eager", "eager_on_recompile"):
+        with torch.compiler.set_stance(stance), pytest.raises(ValueError, match="switched off here, by TORCHDYNAMO_"):
+            compile_passes(wrapped(torch.sin), batch_size=4, device=CPU)
 
 
 @compiles
@@ -132,7 +178,7 @@ def test_a_machine_without_a_compiler_is_told(
 
 
 def test_a_torch_whose_kernels_may_change_is_refused(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(torch._inductor.config, "deterministic")
+    monkeypatch.setattr("torch._inductor.list_options", lambda: ["freezing"])
     generator = load_generator(weights=tiny_weights, device="cpu")
     with pytest.raises(ValueError, match="--compile needs a newer torch than"):
         compile_passes(generator, batch_size=4, device=CPU)
@@ -157,13 +203,28 @@ def wrapped(change: Callable[[torch.Tensor], torch.Tensor]) -> OwnGenerator:
 
 @compiles
 def test_anyones_model_is_compiled_too() -> None:
-    plain, fused = wrapped(torch.sin), wrapped(torch.sin)
-    assert compile_passes(fused, batch_size=12, device=CPU) is fused and fused.is_compiled and not plain.is_compiled
+    plain = wrapped(torch.sin)
+    fused = compile_passes(plain, batch_size=12, device=CPU)
+    assert fused is not plain and (fused.name, fused.latent_dim, fused.num_classes) == ("mine:make", 6, 0)
     latents, labels = probe_inputs(plain, count=12, device=CPU)
     with reproducible_arithmetic(CPU):
         torch.testing.assert_close(fused.sample(latents, labels), plain.sample(latents, labels))
-    # Gradients pass through the plain network: steering and directions have other needs.
-    assert fused.differentiable(latents.requires_grad_(), labels).requires_grad
+        assert (fused.render(latents, labels, size=16).shape, fused.render(latents, labels).dtype) == (
+            (12, 16, 16, 3),
+            torch.uint8,
+        )
+
+
+@compiles
+def test_a_model_with_a_state_is_refused() -> None:
+    count = [0]
+
+    def counted(images: torch.Tensor) -> torch.Tensor:
+        count[0] += 1
+        return images + 0 * count[0]
+
+    with pytest.raises(ValueError, match="would be compiled anew at every pass: keep no state in its sample"):
+        compile_passes(wrapped(counted), batch_size=4, device=CPU)
 
 
 @compiles
@@ -200,11 +261,11 @@ def test_compiled_passes_that_give_other_pictures_are_refused() -> None:
         compile_passes(wrapped(differ_when_compiled), batch_size=4, device=CPU)
 
 
-def test_a_generator_without_compile_is_refused(tiny_weights: Path) -> None:
+def test_a_generator_without_a_bare_pass_is_refused(tiny_weights: Path) -> None:
     class Fixed:
         name = "fixed"
 
-    with pytest.raises(ValueError, match="fixed has no method compile: leave --compile away"):
+    with pytest.raises(ValueError, match="fixed has no bare_pass to compile: leave --compile away"):
         compile_passes(Fixed(), batch_size=4, device=CPU)  # type: ignore[arg-type]
 
 
@@ -212,7 +273,7 @@ def test_tasks_elsewhere_are_told_and_nothing_is_compiled_here(tiny_weights: Pat
     config = RenderConfig(n=30, out=tmp_path / "d", weights=tiny_weights, compile=True)
     job = prepare_job(config, elsewhere="cpu")
     assert job.render.compiled and config.settled(job).compile is True
-    assert not job.generator.is_compiled  # type: ignore[attr-defined]
+    assert not isinstance(job.generator, CompiledGenerator)
     assert config.settled(prepare_job(replace(config, compile=None), elsewhere="cpu")).compile is False
 
 
