@@ -103,7 +103,10 @@ def compile_passes(
     if not isinstance(generator, CompilableGenerator):
         raise ValueError(f"{name} has no bare_pass to compile: {fix}")
     if "deterministic" not in torch._inductor.list_options():
-        raise ValueError(f"--compile needs a newer torch than {torch.__version__}, to give the same kernels every time")
+        raise ValueError(
+            f"--compile needs torch 2.10 or newer, which makes the same kernels every time, and {torch.__version__} is "
+            f"here: {fix}"
+        )
     if find_compiler(device) is None:
         needed = "triton" if device.type == "cuda" else "a C++ compiler (g++, or another that CXX names)"
         raise ValueError(f"--compile needs {needed}, and there is none here: install it, or {fix}")
@@ -130,9 +133,8 @@ def compile_passes(
         except Exception as error:
             if lacks_memory(error) or isinstance(error, ValueError):
                 raise
-            raise ValueError(
-                f"{name} cannot be compiled ({_cause(error)}): {fix}; SHARDS_TRACEBACK=1 shows where"
-            ) from (error)
+            said = f"{name} cannot be compiled ({_cause(error)})"
+            raise ValueError(f"{said}: {fix}; SHARDS_TRACEBACK=1 shows where") from error
     if compiled != 1:
         raise ValueError(
             "--compile: torch.compile is switched off here, by TORCHDYNAMO_DISABLE or a stance of torch.compiler: "

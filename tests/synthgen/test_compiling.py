@@ -144,7 +144,7 @@ def test_every_kind_of_machine_has_a_cache_of_its_own(tmp_path: Path, monkeypatc
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     for flags in (("avx2",), ("avx2",), ("avx2", "avx512f")):
         monkeypatch.setattr("synthgen.adapters.compiling.cpu_flags", lambda flags=flags: flags)
-        compile_passes(wrapped(torch.sin), batch_size=3, device=CPU)
+        compile_passes(wrapped(torch.cos), batch_size=13, device=CPU)
     kinds = list(tmp_path.iterdir())
     assert len(kinds) == 2 and all(kind.name.startswith("synthgen-") for kind in kinds)
     assert list(tmp_path.rglob("*.so")), "what was compiled lies there"
@@ -180,7 +180,7 @@ def test_a_machine_without_a_compiler_is_told(
 def test_a_torch_whose_kernels_may_change_is_refused(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch._inductor.list_options", lambda: ["freezing"])
     generator = load_generator(weights=tiny_weights, device="cpu")
-    with pytest.raises(ValueError, match="--compile needs a newer torch than"):
+    with pytest.raises(ValueError, match=r"--compile needs torch 2\.10 or newer"):
         compile_passes(generator, batch_size=4, device=CPU)
 
 
