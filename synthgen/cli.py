@@ -129,8 +129,8 @@ def main() -> None:
 @click.option(
     "--compile/--no-compile",
     default=None,
-    help="Fuse the passes by torch.compile: 1.5 times as fast on a CPU with AMX (elsewhere try --dry-run), a minute to "
-    "begin with, other last bits; fixed for a dataset.  [default: no]",
+    help="Fuse the passes by torch.compile: 1.5 times as fast on a CPU with AMX (elsewhere try --dry-run), half a "
+    "minute to begin with, other last bits; fixed for a dataset.  [default: no]",
 )
 @click.option("--task-index", type=int, help="Render one task's shards only, from 0 on.  [default: a Slurm array's]")
 @click.option("--task-count", type=int, help="Into how many tasks the job is cut.  [default: a Slurm array's]")

@@ -136,8 +136,7 @@ def cpu_model() -> str:
 
 
 def _bfloat16_units() -> set[str]:
-    flags = {flag for line in _cpu_lines() if line.startswith(("flags", "Features")) for flag in line.split()}
-    return flags & {"avx512_bf16", "amx_bf16", "bf16"}
+    return {"avx512_bf16", "amx_bf16", "bf16"} & set(cpu_flags())
 
 
 def cpu_flags() -> tuple[str, ...]:

@@ -84,10 +84,7 @@ def _measure_block(job: RenderJob, shard: ShardPlan) -> tuple[float, float]:
     if job.render.compiled:
         from synthgen.adapters.compiling import compile_passes
 
-        truncation = float(recipe.source["truncation"])
-        generator = compile_passes(
-            generator, batch_size=job.render.batch_size, device=job.device, truncation=truncation
-        )
+        generator = compile_passes(generator, batch_size=job.render.batch_size, device=job.device)
     block = next(plan_blocks(shard, batch_size=job.render.batch_size))
     draws = draw_groups(
         recipe, latent_dim=generator.latent_dim, first=block.first, count=block.size, vectors=job.vectors

@@ -113,12 +113,7 @@ class ShardRenderer:
                 torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda") for _ in range(self._depth)
             )
         if render.compiled:
-            self._generator = compile_passes(
-                generator,
-                batch_size=render.batch_size,
-                device=device,
-                truncation=float(recipe.source["truncation"]),
-            )
+            self._generator = compile_passes(generator, batch_size=render.batch_size, device=device)
         self._open: list[ShardWriter] = []  # their shards have a first block and are not being published yet
         self._failed = False  # once a block is lost nothing more is written: blocks after it may be done already
         self._lock = Lock()

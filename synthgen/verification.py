@@ -117,12 +117,7 @@ def verify_render(
         manifest.render, dtype=number_format, compiled=manifest.render.compiled if compile is None else compile
     )
     if settings.compiled:
-        loaded = compile_passes(
-            loaded,
-            batch_size=settings.batch_size,
-            device=place,
-            truncation=float(manifest.recipe.source["truncation"]),
-        )
+        loaded = compile_passes(loaded, batch_size=settings.batch_size, device=place)
     here = describe_environment(place, compiled=settings.compiled)
     other_settings = manifest.render.difference(settings)
     sample = choose_groups(manifest, groups=groups, seed=seed)

@@ -86,9 +86,7 @@ class CompiledGenerator:
         return to_pixels(self.sample(latents, labels), size=size)
 
 
-def compile_passes(
-    generator: Generator, *, batch_size: int, device: torch.device, truncation: float = 1.0
-) -> Generator:
+def compile_passes(generator: Generator, *, batch_size: int, device: torch.device) -> Generator:
     """The same generator with compiled passes, or itself where it has them already.
 
     Half a minute or more, once per process; seconds where Inductor finds in its cache what an earlier process compiled.
@@ -110,7 +108,7 @@ def compile_passes(
     if find_compiler(device) is None:
         needed = "triton" if device.type == "cuda" else "a C++ compiler (g++, or another that CXX names)"
         raise ValueError(f"--compile needs {needed}, and there is none here: install it, or {fix}")
-    latents, labels = probe_inputs(generator, count=batch_size, device=device, truncation=truncation)
+    latents, labels = probe_inputs(generator, count=batch_size, device=device)
     fused = CompiledGenerator(generator, batch_size=batch_size, device=device)
 
     def pixels(of: Generator) -> Tensor:

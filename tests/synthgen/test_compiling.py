@@ -261,7 +261,7 @@ def test_compiled_passes_that_give_other_pictures_are_refused() -> None:
         compile_passes(wrapped(differ_when_compiled), batch_size=4, device=CPU)
 
 
-def test_a_generator_without_a_bare_pass_is_refused(tiny_weights: Path) -> None:
+def test_a_generator_without_a_bare_pass_is_refused() -> None:
     class Fixed:
         name = "fixed"
 
