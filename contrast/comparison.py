@@ -109,6 +109,13 @@ class Comparison:
                 text = note if len(where) == len(notes) else f"{note} ({', '.join(where)})"
                 runs_by_note.setdefault(text, []).append(name)
         lines += [f"{', '.join(names)}: {text}" for text, names in runs_by_note.items()]
+        augmentation = [name for name in self.differing if name.startswith("augment.")]
+        aligned = [e for _, e in evaluations if e.groups and (e.groups.scores["trained"].alignment or {}).get("tx")]
+        if augmentation and len(aligned) > 1:
+            lines.append(
+                f"Alignment tx is by each run's own augmentation, which differs here ({', '.join(augmentation)}): "
+                "it does not compare the encoders."
+            )
         if self.scored_midway:
             lines.append(
                 f"Not scored at the last step, as the column says: {', '.join(self.scored_midway)}. "

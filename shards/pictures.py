@@ -128,14 +128,29 @@ def read_image(path: Path) -> Image.Image:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """An image file whose header was read, and whose pixels are decoded while the context lasts."""
+    with explain_damage(str(path)), Image.open(path) as picture:
+        refuse_deep_grey(picture, str(path))
+        yield picture
+
+
+@contextmanager
+def explain_damage(name: str) -> Iterator[None]:
+    """Turns what Pillow raises for an image that it cannot decode into one line that names it.
+
+    Raises:
+        DamageError: it does not decode.
+    """
     try:
-        with Image.open(path) as picture:
-            if picture.mode[0] in "IF":  # Pillow cuts such levels at 255 on the way to RGB: most images become white
-                bits = 16 if picture.mode.startswith("I;16") else 32
-                raise DamageError(f"{path} holds {bits}-bit grey levels: convert it to 8 bit first")
-            yield picture
+        yield
     except _PILLOW_ERRORS as error:
-        raise DamageError(f"{path} does not decode ({error}): repair or remove it") from error
+        raise DamageError(f"{name} does not decode ({error}): repair or remove it") from error
+
+
+def refuse_deep_grey(picture: Image.Image, name: str) -> None:
+    """Raises DamageError for grey levels of more than 8 bits: Pillow cuts them at 255, so most images become white."""
+    if picture.mode[0] in "IF":
+        bits = 16 if picture.mode.startswith("I;16") else 32
+        raise DamageError(f"{name} holds {bits}-bit grey levels: convert it to 8 bit first")
 
 
 def fit_image(picture: Image.Image, size: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from contrast.data import default_folder
-from shards.pictures import FOLDER_TEST_EVERY, rank_within_class
+from shards.pictures import FOLDER_TEST_EVERY, explain_damage, rank_within_class, refuse_deep_grey
 
 SPLIT_NAMES = {"train": ("train", "trainval", "train-standard"), "test": ("test", "val", "valid")}
 """What constructors call the two parts, the usual name first."""
@@ -41,8 +41,17 @@ class TorchvisionPictures:
         return len(self.rows)
 
     def read(self, position: int) -> Image.Image:
-        """RGB."""
-        return self.dataset[int(self.rows[position])][0].convert("RGB")
+        """RGB.
+
+        Raises:
+            DamageError: it does not decode, or holds grey levels of more than 8 bits.
+        """
+        row = int(self.rows[position])
+        name = f"image {row} of torchvision's {self.title}"
+        with explain_damage(name):
+            picture: Image.Image = self.dataset[row][0]
+            refuse_deep_grey(picture, name)
+            return picture.convert("RGB")
 
 
 def open_torchvision(name: str, *, split: str, root: Path | None) -> TorchvisionPictures:

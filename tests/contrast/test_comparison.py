@@ -124,6 +124,21 @@ def test_other_groups_of_one_dataset_are_another_column(
     assert [[row[position] for position in lidar] for row in rows] == [["5.0", ABSENT], [ABSENT, "5.0"]]
 
 
+def test_alignment_by_different_augmentations_is_no_comparison(
+    runs: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    groups = {"dataset": "d", "first": 0, "num_groups": 30, "num_images": 2, "notes": []}
+    groups["scores"] = {"trained": {"alignment": {"tx": 0.1, "tz": 0.2}}}
+    a, b = (with_scores(runs[0], tmp_path / name, groups=groups) for name in ("a", "b"))
+    assert not any("Alignment tx" in line for line in compare_runs([a, b]).remarks())
+    record = json.loads((b / "config.json").read_text())
+    record["config"]["augment"]["jitter"] = 0.5
+    (b / "config.json").write_text(json.dumps(record))
+    expected = "Alignment tx is by each run's own augmentation, which differs here (augment.jitter): "
+    assert any(line.startswith(expected) for line in compare_runs([a, b]).remarks())
+    assert not any(line.startswith(expected) for line in compare_runs([runs[0], b]).remarks())  # only one has it
+
+
 def test_every_note_stands_under_the_table_with_its_runs(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
     groups = {"dataset": "d", "first": 0, "num_groups": 30, "num_images": 2, "scores": {"trained": {"lidar": 5.0}}}
     seen = "the encoder was trained on 20 of these 30 groups"

@@ -238,6 +238,23 @@ def test_torchvision_s_other_ways_to_split(tmp_path: Path, torchvision_sets: Non
         load_pair("VOCDetection", image_size=14, data_root=tmp_path)
 
 
+def test_an_image_of_torchvision_s_that_is_damaged_or_deep_is_named(
+    tmp_path: Path, torchvision_sets: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_damaged(dataset: TinyDigits, row: int) -> tuple[Image.Image, int]:
+        if row == 2:
+            raise OSError("image file is truncated")
+        return Image.new("L", (28, 28), row), row % 2
+
+    monkeypatch.setattr(TinyDigits, "__getitem__", open_damaged)
+    with pytest.raises(DamageError, match=r"image 2 of torchvision's MNIST does not decode \(image file is truncated"):
+        load_pair("mnist", image_size=14, data_root=tmp_path)
+    deep = Image.fromarray(np.full((28, 28), 1000, np.uint16))
+    monkeypatch.setattr(TinyDigits, "__getitem__", lambda dataset, row: (deep, row % 2))
+    with pytest.raises(DamageError, match="^image 0 of torchvision's MNIST holds 16-bit grey levels: convert it"):
+        load_pair("mnist", image_size=14, data_root=tmp_path)
+
+
 @pytest.mark.parametrize("name", ["MNIST", "Country211", "Caltech101"])
 def test_as_an_image_folder_it_has_the_same_two_parts(name: str, tmp_path: Path, torchvision_sets: None) -> None:
     counts = contrast.data.images(name, out=tmp_path / "d", root=tmp_path, quiet=True)
