@@ -39,14 +39,12 @@ def multi_positive_loss(projections: Tensor, ids: Tensor, *, temperature: float)
         dtype = torch.promote_types(projections.dtype, torch.float32)
         anchors = F.normalize(projections.to(dtype), dim=1)  # [N, D]
         candidates, candidate_ids, rank, world_size = _gather_candidates(anchors, ids)
-        rows = torch.arange(len(anchors), device=anchors.device)
-        own = rows + rank * len(anchors)  # where the anchors themselves stand among the candidates
+        places = torch.arange(len(candidates), device=anchors.device)
+        own = places[rank * len(anchors) :][: len(anchors)]  # where the anchors themselves stand among the candidates
 
         logits = anchors @ candidates.T / temperature  # [N, N * world_size]
-        positives = ids[:, None] == candidate_ids[None, :]
-        positives[rows, own] = False
-        is_self = torch.zeros_like(positives)
-        is_self[rows, own] = True
+        is_self = own[:, None] == places[None, :]
+        positives = (ids[:, None] == candidate_ids[None, :]) & ~is_self
         log_denominator = torch.logsumexp(logits.masked_fill(is_self, -torch.inf), dim=1)  # [N]
 
         num_positives = positives.sum(dim=1)
