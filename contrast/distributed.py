@@ -19,6 +19,8 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch import Tensor
 
+from contrast.devices import resolve_device
+
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
@@ -50,30 +52,12 @@ class Place:
         return int(extremes[0]) == -int(extremes[1])
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device of a name such as cpu, cuda, cuda:1, or auto (a GPU where there is one).
-
-    Raises:
-        ValueError: the name is unknown or the device is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"unknown device {name!r}: use cpu, cuda, cuda:1 or auto") from None
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device {name!r} is not supported: use cpu, cuda, cuda:1 or auto")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"no device {name} here ({torch.cuda.device_count()} CUDA devices): use --device cpu")
-    return device
-
-
 @contextmanager
 def process_group(device_name: str) -> Iterator[Place]:
     """Joins the group that torchrun announces in the environment, with NCCL on GPUs and gloo on CPUs, or is alone.
 
-    A group that is there already is used and left open.
+    A group that is there already is used and left open. One whose process fails on a GPU is left to torchrun, which
+    ends the other processes: NCCL would wait for them, and they wait for this one.
     """
     device = resolve_device(device_name)
     if dist.is_available() and dist.is_initialized():
@@ -88,5 +72,8 @@ def process_group(device_name: str) -> Iterator[Place]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Place(rank=dist.get_rank(), world_size=dist.get_world_size(), device=device)
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        if device.type != "cuda":
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import platform
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ from contrast.config import TrainConfig
 from shards.atomic import remove_temporary_files, write_atomically
 from shards.canonical import JSON, canonical_json, first_difference, normalised_numbers
 from shards.console import DamageError
+from shards.cpu import cpu_name
+from shards.locks import read_holder, try_lock, write_holder
 from shards.recipe import Recipe
 
 CONFIG_NAME = "config.json"
@@ -203,17 +204,15 @@ def _pinned(record: RunRecord, left_out: set[str]) -> dict[str, JSON]:
 
 @contextmanager
 def _lock(run: Path) -> Iterator[None]:
-    descriptor = os.open(run / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    path = run / LOCK_NAME
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
+        if not try_lock(descriptor, fcntl.LOCK_EX, path):
             raise ValueError(
-                f"another job ({holder}) is working on {run}: wait for it, stop it, or choose another --out"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"pid {os.getpid()}, host {socket.gethostname()}\n".encode(), 0)
+                f"another job ({read_holder(descriptor)}) is working on {run}: wait for it, stop it, or choose "
+                "another --out"
+            )
+        write_holder(descriptor, path)
         yield
     finally:
         os.close(descriptor)
@@ -236,21 +235,12 @@ def record_environment(run: Path, *, first_step: int, device: str, num_threads: 
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "platform": platform.platform(),
-            "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else _cpu_name(),
+            "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_name(),
             "num_threads": num_threads,
             "num_processes": world_size,
         }
     )
     write_atomically(path, _json_bytes(entries))
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _json_bytes(data: JSON) -> bytes:

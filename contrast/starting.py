@@ -10,11 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from contrast.augment import AugmentConfig, parse_augment
 from contrast.config import TrainConfig, steps_of
-from contrast.distributed import resolve_device
+from contrast.devices import fastest_precision, resolve_device
 from contrast.optimizer import default_settings
 from contrast.run_folder import recorded_config
 from shards.stream import open_dataset
@@ -61,16 +59,3 @@ def configure_run(
         num_generated=provisional.num_generated,
     )
     return dataclasses.replace(provisional, steps=count)
-
-
-def fastest_precision(device: torch.device) -> str:
-    """bfloat16 on GPUs and CPUs that multiply it in hardware (1.4 to 1.8 times as fast there), else float32."""
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bfloat16" if native else "float32"
-    try:
-        words = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    except OSError:
-        return "float32"
-    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(words) else "float32"

@@ -25,6 +25,7 @@ from contrast.assembly import assemble_batches, describe_groups, find_facts, ope
 from contrast.augment import Transform, augment, compile_operations, draw_augmentation, leave
 from contrast.batches import Batches, GroupBatch
 from contrast.config import TrainConfig
+from contrast.devices import explain_out_of_memory
 from contrast.distributed import Place, process_group
 from contrast.encoders import check_encoder_fits, count_parameters, to_encoder_layout
 from contrast.evaluation.online import OnlineKnn
@@ -40,6 +41,8 @@ from contrast.run_state import resume_run, save_run
 from contrast.runlog import RunLog, rewind_metrics
 from shards.console import Progress, format_count, format_seconds
 from shards.stream import open_dataset
+
+_MORE_ROOM = "free some of it, use a smaller --batch-size or encoder, or learn from a batch in parts with --accumulate"
 
 
 def train_encoder(
@@ -100,9 +103,10 @@ def train_encoder(
         )
         trained_on = describe_groups(config, dataset, real)
         run = Path(out)
-        if not place.is_first:
-            return run_steps(config, objective, trained_on, batches, run, place, options)
-        with open_run(run, RunRecord(config=config, trained_on=trained_on)):
+        with ExitStack() as stack:
+            stack.enter_context(explain_out_of_memory(place.device, fix=_MORE_ROOM))
+            if place.is_first:
+                stack.enter_context(open_run(run, RunRecord(config=config, trained_on=trained_on)))
             return run_steps(config, objective, trained_on, batches, run, place, options)
 
 

@@ -168,25 +168,17 @@ def render(dry_run: bool, quiet: bool, **options: Any) -> None:
 
 def _dry_run(config: Any) -> Iterable[tuple[str, str]]:
     from shards.folder import check_folder
-    from synthgen.adapters.architecture import PUBLISHED_CONFIGS
-    from synthgen.adapters.weight_files import default_folder, find_weights, published_address
-    from synthgen.estimate import estimate_render
-    from synthgen.job import check_disk, prepare_job, survey_folder
+    from synthgen.estimate import absent_weights, estimate_request
+    from synthgen.job import check_room
 
     check_folder(config.out)
-    name = config.generator
-    if config.manifest is not None:
-        from synthgen.reproduction import read_original
-
-        name = str(read_original(config).manifest.recipe.source.get("generator", name))
-    if config.weights is None and name in PUBLISHED_CONFIGS and not find_weights(name):
-        yield "generator", name
-        yield "weights", f"not here yet; would be fetched from {published_address(name)}"
-        yield "", f"to {default_folder(name)}"
+    absent = absent_weights(config)
+    if absent is not None:
+        yield "generator", absent.generator
+        yield "weights", f"not here yet; would be fetched from {absent.address}"
+        yield "", f"to {absent.folder}"
         return
-    job = prepare_job(config, to_measure=True)
-    state = survey_folder(job)
-    estimate = estimate_render(job, state)
+    estimate = estimate_request(config)
     yield "recipe", estimate.recipe_id
     passes = ", compiled passes" if estimate.compiled else ""
     how = f"{estimate.device} in {estimate.dtype}, batch {estimate.batch_size}{passes}"
@@ -196,7 +188,12 @@ def _dry_run(config: Any) -> Iterable[tuple[str, str]]:
     yield "size", f"about {format_bytes(estimate.missing_bytes)} more"
     yield "time", f"about {format_seconds(estimate.seconds)}"
     yield "disk left", format_bytes(estimate.free_bytes)
-    check_disk(job, state)
+    check_room(
+        config.out,
+        num_groups=estimate.missing_groups,
+        needed_bytes=estimate.missing_bytes,
+        left_bytes=estimate.free_bytes,
+    )
 
 
 main.add_command(status_command)

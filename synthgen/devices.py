@@ -14,9 +14,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
+
+from shards.cpu import bfloat16_units, cpu_name
 
 DTYPES = ("auto", "float32", "bfloat16")
 _DEVICE_PATTERN = re.compile(r"(cpu|cuda)(?::(\d{1,4}))?")
@@ -47,11 +48,11 @@ def choose_device(text: str) -> torch.device:
 def choose_devices(text: str) -> tuple[torch.device, ...]:
     """The devices that `text` names, one for every process: auto, cuda (all GPUs), cuda:0,cuda:1, cpu, or cpu:2.
 
-    auto is all GPUs, or one process on the CPU where there is none; cpu:2 is two processes that share the CPU's cores.
-    All devices are of one model, because others give other last bits.
+    auto is all GPUs, or one process on the CPU where there is none; cpu:2 is two processes that share the CPU's cores,
+    and cuda:0,cuda:0 two that share a GPU. All devices are of one model, because others give other last bits.
 
     Raises:
-        ValueError: no such devices here, one twice, or devices of several kinds.
+        ValueError: no such devices here, or devices of several kinds.
     """
     num_gpus = count_gpus()
     if text == "auto":
@@ -69,10 +70,6 @@ def choose_devices(text: str) -> tuple[torch.device, ...]:
             raise ValueError(f"devices '{word}': this machine has {num_gpus} usable GPUs; give --devices auto or cpu")
         else:
             devices.append(torch.device("cuda", int(match[2] or 0)))
-    gpus = [device for device in devices if device.type == "cuda"]
-    for device in gpus:
-        if gpus.count(device) > 1:
-            raise ValueError(f"devices '{text}': {device} is given twice; give every GPU once")
     models = {device: torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU" for device in devices}
     if len(set(models.values())) > 1:
         same = [str(device) for device in dict.fromkeys(devices) if models[device] == models[devices[0]]]
@@ -120,36 +117,13 @@ def choose_dtype(text: str, device: torch.device) -> str:
     if text != "auto":
         return text
     on_gpu = device.type == "cuda"
-    native = torch.cuda.get_device_capability(device) >= (8, 0) if on_gpu else cpu_has_bfloat16()
+    native = torch.cuda.get_device_capability(device) >= (8, 0) if on_gpu else bool(bfloat16_units())
     return "bfloat16" if native else "float32"
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 natively (avx512_bf16, AMX, or Arm's bf16)."""
-    return bool(_bfloat16_units())
 
 
 def cpu_model() -> str:
     """The CPU's name and its bfloat16 units: two models of one vector width may still round differently."""
-    names = [line.partition(":")[2].strip() for line in _cpu_lines() if line.startswith("model name")]
-    return " ".join([names[0] if names else platform.processor() or "unknown", *sorted(_bfloat16_units())])
-
-
-def _bfloat16_units() -> set[str]:
-    return {"avx512_bf16", "amx_bf16", "bf16"} & set(cpu_flags())
-
-
-def cpu_flags() -> tuple[str, ...]:
-    """The instruction sets of this CPU, as the system lists them."""
-    return tuple(next((line.split() for line in _cpu_lines() if line.startswith(("flags", "Features"))), ()))
-
-
-@cache
-def _cpu_lines() -> tuple[str, ...]:
-    try:
-        return tuple(Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines())
-    except OSError:
-        return ()
+    return " ".join([cpu_name(), *sorted(bfloat16_units())])
 
 
 def count_forward_threads(device: torch.device) -> int:
@@ -169,7 +143,7 @@ def count_encode_threads(device: torch.device) -> int:
 def describe_environment(device: torch.device, *, compiled: bool = False) -> dict[str, str]:
     """What the bytes of a shard depend on beside recipe, batch and dtype; of compiled passes also their compiler."""
     environment = {
-        "synthgen": version("synthgen"),
+        "synthgen": _own_version(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "device": "cpu",
@@ -186,6 +160,13 @@ def describe_environment(device: torch.device, *, compiled: bool = False) -> dic
     if compiled:
         environment["compiler"] = find_compiler(device) or "none"
     return environment
+
+
+def _own_version() -> str:
+    try:
+        return version("synthgen")
+    except PackageNotFoundError:  # a clone on the path, not installed
+        return "not installed"
 
 
 def find_compiler(device: torch.device) -> str | None:
@@ -207,36 +188,9 @@ def _cpp_compiler(program: str) -> str | None:
     return said.partition("\n")[0].strip() or program
 
 
-def set_forward_threads() -> None:
-    """Makes the calling thread run its forward passes alone; torch keeps this setting per thread.
-
-    Beside a GPU, too, which does not need it: compiled passes are compiled anew for a thread whose setting differs.
-    """
-    torch.set_num_threads(1)
-
-
 def on_device(device: torch.device) -> AbstractContextManager[object]:
     """Inside, CUDA calls of this thread that name no device mean this one; on a CPU it does nothing."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
-@contextmanager
-def reproducible_arithmetic(device: torch.device) -> Iterator[None]:
-    """Inside, equal batches give equal bits: one thread per pass on a CPU, fixed kernels on a GPU, float32 in full.
-
-    Settings of the process are changed, and put back at the end: whoever allowed TF32 or bfloat16 products in place of
-    float32 ones for other work gets the same pixels as everybody.
-    """
-    precision, num_threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
-    torch.set_float32_matmul_precision("highest")
-    set_forward_threads()
-    kernels = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    try:
-        with kernels if device.type == "cuda" else nullcontext():
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-        torch.set_num_threads(num_threads)
 
 
 def lacks_memory(error: BaseException) -> bool:

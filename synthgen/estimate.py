@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.codec import encode_image
-from synthgen.job import FolderState, RenderJob, estimate_group_bytes, free_bytes
+from shards.folder import check_folder
+from synthgen.config import RenderConfig
+from synthgen.job import FolderState, RenderJob, estimate_group_bytes, free_bytes, prepare_job, survey_folder
 from synthgen.plan import ShardPlan, draw_groups, plan_blocks
 
 _TAR_BYTES_PER_MEMBER = 512 + 256  # header, and half a block of padding
@@ -38,6 +41,51 @@ class Estimate:
     """Left on the disk of the folder."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class AbsentWeights:
+    """Published weights that a render would fetch first."""
+
+    generator: str
+    address: str
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"the weights of {self.generator} are not here; a render fetches them from {self.address}"
+
+
+def absent_weights(config: RenderConfig) -> AbsentWeights | None:
+    """The weights that a render as asked for would fetch; None where they are here, or given.
+
+    Raises:
+        ValueError: the manifest to render from cannot be read.
+    """
+    from synthgen.adapters.architecture import PUBLISHED_CONFIGS
+    from synthgen.adapters.weight_files import default_folder, find_weights, published_address
+
+    name = config.generator
+    if config.manifest is not None:
+        from synthgen.reproduction import read_original
+
+        name = str(read_original(config).manifest.recipe.source.get("generator", name))
+    if config.weights is not None or name not in PUBLISHED_CONFIGS or find_weights(name):
+        return None
+    return AbsentWeights(generator=name, address=published_address(name), folder=default_folder(name))
+
+
+def estimate_request(config: RenderConfig) -> Estimate:
+    """What a render as asked for would take. Nothing is written, and nothing is fetched.
+
+    Raises:
+        ValueError: the request cannot work as it stands, or its weights would have to be fetched first.
+    """
+    check_folder(config.out)
+    absent = absent_weights(config)
+    if absent is not None:
+        raise ValueError(f"{absent}: give weights, or leave dry_run away")
+    job = prepare_job(config, to_measure=True)
+    return estimate_render(job, survey_folder(job))
+
+
 def estimate_render(job: RenderJob, state: FolderState) -> Estimate:
     """Renders one missing block in every forward thread, once warm, and counts up. Writes nothing.
 
@@ -52,6 +100,8 @@ def estimate_render(job: RenderJob, state: FolderState) -> Estimate:
     group_bytes, group_seconds = estimate_group_bytes(job.recipe), 0.0
     if state.missing:
         group_bytes, group_seconds = _measure_block(job, state.missing[0])
+    # Processes on one CPU share its cores, and those on one GPU that: only further GPUs make it sooner.
+    num_devices = len(set(job.devices))
     return Estimate(
         recipe_id=job.recipe.id,
         generator=job.generator.name,
@@ -64,7 +114,7 @@ def estimate_render(job: RenderJob, state: FolderState) -> Estimate:
         missing_shards=len(state.missing),
         missing_groups=state.missing_groups,
         missing_bytes=round(state.missing_groups * group_bytes),
-        seconds=state.missing_groups * group_seconds / (len(job.devices) if job.device.type == "cuda" else 1),
+        seconds=state.missing_groups * group_seconds / num_devices,
         free_bytes=free_bytes(job.directory),
     )
 
@@ -73,12 +123,8 @@ def _measure_block(job: RenderJob, shard: ShardPlan) -> tuple[float, float]:
     """Bytes and seconds per group, the seconds with all forward threads at work."""
     import torch
 
-    from synthgen.devices import (
-        count_forward_threads,
-        explain_out_of_memory,
-        reproducible_arithmetic,
-        set_forward_threads,
-    )
+    from synthgen.arithmetic import reproducible_arithmetic, set_forward_threads
+    from synthgen.devices import count_forward_threads, explain_out_of_memory
 
     recipe, generator = job.recipe, job.generator
     if job.render.compiled:

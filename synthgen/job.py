@@ -106,7 +106,7 @@ def prepare_job(
     """
     import torch
 
-    from synthgen.devices import choose_devices, explain_out_of_memory
+    from synthgen.devices import choose_devices, explain_out_of_memory, on_device
 
     devices = choose_devices(config.devices) if elsewhere is None else (torch.device("cpu"),)
     loads_on = devices[0] if len(devices) == 1 or to_measure else torch.device("cpu")
@@ -121,7 +121,7 @@ def prepare_job(
     if asked_dtype == "auto" and stored is None and elsewhere == "cuda":
         asked_dtype = "bfloat16"
     known_batch_size = config.batch_size or (stored.batch_size if stored else None)
-    with explain_out_of_memory(loads_on, batch_size=known_batch_size):
+    with on_device(loads_on), explain_out_of_memory(loads_on, batch_size=known_batch_size):
         generator = load_generator(
             config.generator,
             weights=config.weights,
@@ -133,7 +133,7 @@ def prepare_job(
     if config.generator not in GENERATORS:
         from synthgen.adapters.probing import probe_generator
 
-        with explain_out_of_memory(loads_on, batch_size=batch_size):
+        with on_device(loads_on), explain_out_of_memory(loads_on, batch_size=batch_size):
             probe_generator(generator, batch_size=batch_size, device=loads_on, truncation=config.truncation)
     compiled = config.compile if config.compile is not None else stored is not None and stored.compiled
     for found in config.view_policy().vectors:
@@ -209,7 +209,7 @@ def survey_folder(job: RenderJob) -> FolderState:
             f"ask for --n {held} or more, and read a prefix of it"
         )
     here = describe_environment(job.device, compiled=job.render.compiled)
-    differences = (first_difference(marker.environment, here) for marker in done.values())
+    differences = (first_difference(marker.environment, here, other_is="here") for marker in done.values())
     return FolderState(
         num_groups=num_groups,
         shards=tuple(shards),
@@ -241,10 +241,15 @@ def free_bytes(directory: Path) -> int:
 def check_disk(job: RenderJob, state: FolderState) -> None:
     """Raises ValueError when the missing groups will not fit on the disk."""
     needed, left = state.missing_groups * estimate_group_bytes(job.recipe), free_bytes(job.directory)
-    if needed > left:
+    check_room(job.directory, num_groups=state.missing_groups, needed_bytes=needed, left_bytes=left)
+
+
+def check_room(directory: Path, *, num_groups: int, needed_bytes: float, left_bytes: int) -> None:
+    """Raises ValueError when that many groups need more than is left."""
+    if needed_bytes > left_bytes:
         raise ValueError(
-            f"{state.missing_groups} groups need about {format_bytes(needed)}, the disk of {job.directory} has "
-            f"{format_bytes(left)} left: free some, choose another --out, or ask for a smaller --n"
+            f"{num_groups} groups need about {format_bytes(needed_bytes)}, the disk of {directory} has "
+            f"{format_bytes(left_bytes)} left: free some, choose another --out, or ask for a smaller --n"
         )
 
 

@@ -34,14 +34,13 @@ from shards.writer import ShardWriter
 from synthgen.adapters.compiling import compile_passes
 from synthgen.adapters.pixels import to_pixels
 from synthgen.adapters.protocol import Generator
+from synthgen.arithmetic import reproducible_arithmetic, set_forward_threads
 from synthgen.devices import (
     count_encode_threads,
     count_forward_threads,
     describe_environment,
     explain_out_of_memory,
     on_device,
-    reproducible_arithmetic,
-    set_forward_threads,
 )
 from synthgen.plan import BlockPlan, Draws, ShardPlan, draw_groups, plan_blocks
 from synthgen.vectors import VectorFiles
@@ -181,9 +180,9 @@ class ShardRenderer:
         self, draws: Draws, buffer: torch.Tensor
     ) -> tuple[torch.Tensor, tuple[torch.cuda.Event, torch.cuda.Event] | None]:
         on_gpu = self._device.type == "cuda"
-        finite = torch.empty(len(buffer), dtype=torch.bool, pin_memory=on_gpu)
         latents, labels = torch.from_numpy(draws.latents), torch.from_numpy(draws.labels).clamp(min=0)
         with on_device(self._device):  # pinning too: elsewhere it would open a context on the first GPU
+            finite = torch.empty(len(buffer), dtype=torch.bool, pin_memory=on_gpu)
             events = None
             if on_gpu:
                 latents, labels = latents.pin_memory(), labels.pin_memory()  # so that the copy waits for nobody
@@ -205,8 +204,9 @@ class ShardRenderer:
     ) -> tuple[Draws, list[list[bytes]], list[bytes | None]]:
         draws, buffer, finite, events = rendered.result()
         if events is not None:
-            events[1].synchronize()  # sleeps without the interpreter's lock
-            self._add_busy(shard, "generate", events[0].elapsed_time(events[1]) / 1000)
+            with on_device(self._device):
+                events[1].synchronize()  # sleeps without the interpreter's lock
+                self._add_busy(shard, "generate", events[0].elapsed_time(events[1]) / 1000)
         if not finite.all():
             raise ValueError(
                 f"{self._generator.name} gave NaN or infinity in the images of groups {block.first} to "

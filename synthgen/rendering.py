@@ -91,10 +91,9 @@ def render(
     """
     config = config_from_options(n=n, out=out, options=options)
     if dry_run:
-        from synthgen.estimate import estimate_render
+        from synthgen.estimate import estimate_request
 
-        job = prepare_job(config, to_measure=True)
-        return estimate_render(job, survey_folder(job))
+        return estimate_request(config)
     if config.manifest is None:
         return render_dataset(config, quiet=quiet)
     from synthgen.reproduction import reproduce_dataset

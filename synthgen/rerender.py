@@ -23,13 +23,8 @@ from shards.writer import metadata_bytes
 from synthgen.adapters import GENERATORS, load_generator
 from synthgen.adapters.own_names import kind_of_name
 from synthgen.adapters.protocol import Generator
-from synthgen.devices import (
-    count_forward_threads,
-    explain_out_of_memory,
-    on_device,
-    reproducible_arithmetic,
-    set_forward_threads,
-)
+from synthgen.arithmetic import reproducible_arithmetic, set_forward_threads
+from synthgen.devices import count_forward_threads, explain_out_of_memory, on_device
 from synthgen.pipeline import npy_bytes
 from synthgen.plan import Draws, draw_groups
 from synthgen.vectors import VectorFiles

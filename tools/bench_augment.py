@@ -24,7 +24,7 @@ from measuring import Program, describe_machine, format_machine, format_rate, fo
 from torch import Tensor, nn
 
 from contrast.augment import AugmentConfig, augment, compile_operations, draw_augmentation, parse_augment
-from contrast.distributed import resolve_device
+from contrast.devices import resolve_device
 from contrast.pixels import SOLARIZE_THRESHOLD, blur_kernel_size
 from shards.console import Count
 

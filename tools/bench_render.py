@@ -45,14 +45,9 @@ from synthgen.adapters.architecture import PUBLISHED_CONFIGS, count_flops
 from synthgen.adapters.compiling import compile_passes
 from synthgen.adapters.folded_biggan import remove_spectral_norms
 from synthgen.adapters.weight_files import find_weights, require_weights
+from synthgen.arithmetic import reproducible_arithmetic, set_forward_threads
 from synthgen.config import RenderConfig
-from synthgen.devices import (
-    choose_device,
-    count_encode_threads,
-    count_forward_threads,
-    reproducible_arithmetic,
-    set_forward_threads,
-)
+from synthgen.devices import choose_device, count_encode_threads, count_forward_threads
 from synthgen.job import RenderJob, prepare_job, survey_folder
 from synthgen.plan import draw_groups
 from synthgen.runners.local import run_local
@@ -89,15 +84,19 @@ def write_random_weights(name: str, folder: Path) -> Path:
 # Contestants: each returns a rate
 
 
-def time_forward_threads(device: torch.device, work: Callable[[int], object], count: int) -> float:
-    """Seconds for work(0) … work(count - 1) on as many threads as `synthgen render` has for forward passes."""
-    with ThreadPoolExecutor(count_forward_threads(device), "forward", set_forward_threads) as pool:
-        began = time.perf_counter()
-        for task in wait([pool.submit(work, index) for index in range(count)]).done:
-            task.result()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - began
+def forward_threads(device: torch.device) -> ThreadPoolExecutor:
+    """As many threads as `synthgen render` has for forward passes."""
+    return ThreadPoolExecutor(count_forward_threads(device), "forward", set_forward_threads)
+
+
+def time_work(pool: ThreadPoolExecutor, device: torch.device, work: Callable[[int], object], count: int) -> float:
+    """Seconds for work(0) … work(count - 1) in the pool's threads."""
+    began = time.perf_counter()
+    for task in wait([pool.submit(work, index) for index in range(count)]).done:
+        task.result()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
 
 
 class Limit:
@@ -115,8 +114,8 @@ class Limit:
         def multiply(index: int) -> None:  # results are dropped at once: kept, they would fill a GPU
             torch.mm(self._factors[0], self._factors[1])
 
-        with reproducible_arithmetic(self._device):
-            seconds = time_forward_threads(self._device, multiply, self._count)
+        with reproducible_arithmetic(self._device), forward_threads(self._device) as pool:
+            seconds = time_work(pool, self._device, multiply, self._count)
         return 2 * self._width**3 * self._count / seconds
 
 
@@ -133,8 +132,8 @@ class Bare:
         def forward(index: int) -> None:
             self._job.generator.sample(self._latents[index % len(self._latents)], self._labels)
 
-        with reproducible_arithmetic(self._job.device):
-            seconds = time_forward_threads(self._job.device, forward, self._count)
+        with reproducible_arithmetic(self._job.device), forward_threads(self._job.device) as pool:
+            seconds = time_work(pool, self._job.device, forward, self._count)
         return self._count * self._job.render.batch_size / seconds
 
 

@@ -33,11 +33,10 @@ from noise_dataset import write_dataset
 from opening import GROUPS_PER_SHARD, repeat_shard
 
 from contrast.config import TrainConfig
-from contrast.distributed import resolve_device
+from contrast.devices import fastest_precision, resolve_device
 from contrast.optimizer import default_settings
 from contrast.readers import open_batches
 from contrast.run_options import RunOptions
-from contrast.starting import fastest_precision
 from shards.console import Count, format_count
 from shards.dataset import GroupDataset
 from shards.markers import tar_path

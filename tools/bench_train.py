@@ -32,14 +32,14 @@ from measuring import Program, describe_machine, format_machine, format_rate, fo
 from contrast.assembly import find_facts
 from contrast.batches import GroupBatch, GroupBatches
 from contrast.config import TrainConfig
-from contrast.distributed import Place, resolve_device
+from contrast.devices import fastest_precision, resolve_device
+from contrast.distributed import Place
 from contrast.encoders import to_encoder_layout
 from contrast.network import TrainedNetwork
 from contrast.objectives import build_objective
 from contrast.optimizer import build_optimizer, default_settings
 from contrast.run_folder import TrainedOn
 from contrast.run_options import RunOptions, TrainSummary
-from contrast.starting import fastest_precision
 from contrast.training import run_steps, train_encoder
 from shards.console import Count
 from shards.dataset import GroupDataset

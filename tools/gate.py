@@ -33,7 +33,7 @@ import contrast
 import shards
 from contrast.augment import AugmentConfig
 from contrast.commands.lists import Names
-from contrast.distributed import resolve_device
+from contrast.devices import resolve_device
 from contrast.evaluation.results import Score
 from contrast.readers import choose_reader
 from contrast.runlog import read_metrics

@@ -13,15 +13,16 @@ import json
 import os
 import platform
 import statistics
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import click
 
 from shards.console import CommandGroup, Progress
+from shards.cpu import cpu_name
 
 
 class Program(CommandGroup):
@@ -45,13 +46,18 @@ class Program(CommandGroup):
 
 
 def measure_rounds(contestants: Mapping[str, Callable[[], float]], *, repeats: int, label: str) -> dict[str, float]:
-    """The median over `repeats` rounds of what each contestant returns, a rate; a round runs each of them once."""
+    """The median over `repeats` rounds of what each contestant returns, a rate; a round runs each of them once.
+
+    Each round begins with the next contestant, so that none always comes after the same one.
+    """
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     with Progress(total=repeats * len(contestants), unit="runs", label=label) as progress:
+        names = deque(contestants)
         for _ in range(repeats):
-            for name, run in contestants.items():
-                rates[name].append(run())
+            for name in names:
+                rates[name].append(contestants[name]())
                 progress.advance(last=f"{name} {format_rate(rates[name][-1])}/s")
+            names.rotate(-1)
     return {name: statistics.median(values) for name, values in rates.items()}
 
 
@@ -67,7 +73,7 @@ def describe_machine(packages: Iterable[str], *, gpu: str | None = None) -> dict
         except PackageNotFoundError:
             continue
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "gpu": gpu,
         "load_before": round(os.getloadavg()[0], 2),
@@ -104,12 +110,3 @@ def format_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str
 def print_result(result: Mapping[str, Any], lines: Iterable[str], *, as_json: bool) -> None:
     """One JSON object on stdout, or the lines for people."""
     click.echo(json.dumps(result, indent=1) if as_json else "\n".join(lines))
-
-
-def _cpu_name() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -33,7 +33,8 @@ from torch import Tensor
 
 from shards.console import Count, Progress
 from synthgen import load_generator
-from synthgen.devices import count_forward_threads, reproducible_arithmetic, set_forward_threads
+from synthgen.arithmetic import reproducible_arithmetic, set_forward_threads
+from synthgen.devices import count_forward_threads
 from synthgen.draws import draw_labels, draw_truncated_normal
 
 BATCH_SIZE = 50

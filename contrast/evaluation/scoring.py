@@ -17,7 +17,7 @@ import torch
 from numpy import ndarray
 
 from contrast.checkpoint import CHECKPOINT_NAME, check_checkpoint_config, load_checkpoint, load_strictly
-from contrast.distributed import resolve_device
+from contrast.devices import explain_out_of_memory, resolve_device
 from contrast.encoders import Encoder, build_encoder
 from contrast.evaluation.features import (
     FEATURES_FOLDER,
@@ -121,7 +121,10 @@ def evaluate_run(
     test_scores: list[dict[str, Score]] = [{} for _ in tests]
     group_scores: dict[str, GroupScore] = {}
     num_parts = len(rows) * (len(tests) + (held is not None))
-    with Progress(total=num_parts, unit="parts", label="evaluating", quiet=quiet) as progress:
+    with (
+        explain_out_of_memory(place, fix="free some of it, or score with --device cpu"),
+        Progress(total=num_parts, unit="parts", label="evaluating", quiet=quiet) as progress,
+    ):
         for row in rows:
             encode = _encode_as(row, record, trained, run, place)
             for test, table in zip(tests, test_scores, strict=True):
@@ -295,7 +298,7 @@ def _score_test(
     given = (train_features, test.train.labels, test_features, test.test.labels)
     found: dict[str, object] = {}
     if "knn" in names:
-        accuracies = knn_accuracies(*given, ks=test.ks)
+        accuracies = knn_accuracies(*given, ks=test.ks, device=device)
         found["knn"] = _percent(accuracies[test.k])
         found["knn_by_k"] = {str(k): _percent(accuracy) for k, accuracy in accuracies.items()}
     if "linear" in names:
@@ -308,7 +311,7 @@ def _score_test(
     if "fewshot" in names:
         found["fewshot"] = {
             str(shots): FewShotScore(mean=_percent(score.mean), interval=_percent(score.interval))
-            for shots, score in few_shot_accuracies(*given).items()
+            for shots, score in few_shot_accuracies(*given, device=device).items()
         }
     if "rankme" in names:
         found["rankme"] = round(rankme(train_features), 2)

@@ -25,18 +25,17 @@ import torch
 from torch import Tensor
 
 from shards.console import describe_error
+from shards.cpu import cpu_flags
 from synthgen.adapters.pixels import to_pixels
 from synthgen.adapters.probing import probe_inputs
 from synthgen.adapters.protocol import CompilableGenerator, Generator
+from synthgen.arithmetic import reproducible_arithmetic, set_forward_threads
 from synthgen.devices import (
-    cpu_flags,
     describe_environment,
     explain_out_of_memory,
     find_compiler,
     lacks_memory,
     on_device,
-    reproducible_arithmetic,
-    set_forward_threads,
 )
 
 _MOST_LEVELS = 2.0

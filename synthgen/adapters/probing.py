@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from synthgen.adapters.protocol import Generator
-from synthgen.devices import reproducible_arithmetic
+from synthgen.arithmetic import reproducible_arithmetic
 from synthgen.draws import draw_truncated_normal
 
 _PROBE_SIZE = 8

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from contrast import distributed
 from contrast.augment import AugmentConfig
 from contrast.config import TrainConfig, steps_of
+from contrast.devices import explain_out_of_memory, fastest_precision, resolve_device
 from contrast.encoders import build_encoder
 from contrast.optimizer import build_optimizer, learning_rate_at
-from contrast.starting import configure_run, fastest_precision
+from contrast.starting import configure_run
 
 
 def test_json_round_trip() -> None:
@@ -167,10 +169,38 @@ def test_a_run_keeps_the_precision_that_it_began_with(groups: Path, tmp_path: Pa
 
 
 def test_devices_are_checked_before_anything_starts() -> None:
-    from contrast.distributed import resolve_device
-
     assert resolve_device("cpu") == torch.device("cpu")
     with pytest.raises(ValueError, match="unknown device 'gpu'"):
         resolve_device("gpu")
     with pytest.raises(ValueError, match=r"no device cuda:97 here .*use --device cpu"):
         resolve_device("cuda:97")
+
+
+def test_a_gpu_without_room_is_one_line() -> None:
+    with (
+        pytest.raises(ValueError, match=r"^cuda:1 ran out of memory: use a smaller --batch-size$"),
+        explain_out_of_memory(torch.device("cuda:1"), fix="use a smaller --batch-size"),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    with pytest.raises(RuntimeError, match="shapes"), explain_out_of_memory(torch.device("cpu"), fix=""):
+        raise RuntimeError("shapes differ")
+
+
+@pytest.mark.parametrize(("device", "ended"), [("cpu", 2), ("cuda", 1)])
+def test_a_failing_process_leaves_the_others_on_gpus_to_torchrun(
+    monkeypatch: pytest.MonkeyPatch, device: str, ended: int
+) -> None:
+    """NCCL would wait for them, while they wait for this process."""
+    calls: list[str] = []
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "resolve_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    for name, value in {"init_process_group": calls.append, "get_rank": lambda: 0, "get_world_size": lambda: 2}.items():
+        monkeypatch.setattr(distributed.dist, name, value)
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: calls.append("ended"))
+    with pytest.raises(ZeroDivisionError), distributed.process_group(device):
+        raise ZeroDivisionError
+    with distributed.process_group(device):
+        pass
+    assert calls.count("ended") == ended and calls[0] == ("nccl" if device == "cuda" else "gloo")

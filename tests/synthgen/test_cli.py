@@ -162,6 +162,8 @@ def test_dry_run_fetches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         main, ["render", "--n=4", f"--out={tmp_path / 'd'}", "--generator=biggan-deep-128", "--dry-run"]
     )
     assert result.exit_code == 0 and "not here yet" in result.stdout
+    with pytest.raises(ValueError, match=r"the weights of biggan-deep-128 are not here; .*: give weights"):
+        synthgen.render(n=4, out=tmp_path / "d", generator="biggan-deep-128", dry_run=True)
     assert list(tmp_path.iterdir()) == []
 
 

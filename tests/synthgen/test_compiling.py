@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from synthgen.adapters import load_generator
 from synthgen.adapters.compiling import CompiledGenerator, compile_passes
 from synthgen.adapters.own_generator import OwnGenerator
 from synthgen.adapters.probing import probe_inputs
+from synthgen.arithmetic import reproducible_arithmetic
 from synthgen.cli import main
 from synthgen.config import RenderConfig
-from synthgen.devices import describe_environment, find_compiler, reproducible_arithmetic
+from synthgen.devices import describe_environment, find_compiler
 from synthgen.job import prepare_job
 from synthgen.verification import verify_render
 from tests.synthgen.small_renders import assert_same, refused
@@ -283,6 +285,7 @@ def test_a_dry_run_of_several_gpus_measures_on_the_first(
 ) -> None:
     gpus = (torch.device("cuda:0"), torch.device("cuda:1"))
     monkeypatch.setattr("synthgen.devices.choose_devices", lambda text: gpus)
+    monkeypatch.setattr("synthgen.devices.on_device", nullcontext)
     monkeypatch.setattr("synthgen.job.dtype_to_ask_for", lambda *args, **options: "bfloat16")
     asked: list[str] = []
 

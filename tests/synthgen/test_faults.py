@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ from shards.markers import marker_path, scan_markers
 from shards.verification import verify
 from shards.writer import finish_dataset, lock_dataset
 from synthgen.adapters.biggan import BigGANGenerator
-from synthgen.devices import explain_out_of_memory, reproducible_arithmetic
+from synthgen.arithmetic import reproducible_arithmetic
+from synthgen.devices import explain_out_of_memory
 from tests.synthgen.small_renders import arguments, assert_same, assert_whole_shards_only, refused, run
 
 ROOT = Path(__file__).parents[2]
@@ -193,7 +195,7 @@ def test_a_corrupt_marker(tiny_weights: Path, whole: Path, tmp_path: Path, conte
     out = Path(shutil.copytree(whole, tmp_path / "d"))
     marker = out / "data" / "train-000003.done.json"
     marker.write_bytes(content)
-    refused(run(out, tiny_weights), f"{marker}: ", "delete this file and run the same", exit_code=1)
+    refused(run(out, tiny_weights), f"{marker}: ", "delete this file and run the command that made", exit_code=1)
     assert any(str(marker) in problem for problem in verify(out).problems)
     marker.unlink()
     assert run(out, tiny_weights).exit_code == 0
@@ -279,6 +281,29 @@ def raise_(error: Exception) -> None:
 def test_other_errors_are_not_called_a_lack_of_memory(error: Exception) -> None:
     with pytest.raises(type(error)), explain_out_of_memory(CPU, batch_size=1):
         raise error
+
+
+NEW_WAYS = ("cuda.matmul", "cudnn.conv", "mkldnn.conv")
+
+
+@pytest.mark.parametrize("name", NEW_WAYS)
+def test_the_newer_way_to_allow_tf32_is_put_aside_too(name: str) -> None:
+    """Where it was used, torch refuses to read the older setting: float32 products are in full all the same."""
+    operators = attrgetter(name)(torch.backends)
+    if not hasattr(operators, "fp32_precision"):
+        pytest.skip("this torch has the older way alone")
+    before = operators.fp32_precision
+    operators.fp32_precision = "bf16" if name.startswith("mkldnn") else "tf32"
+    allowed = operators.fp32_precision
+    try:
+        for _ in range(2):
+            with reproducible_arithmetic(CPU):
+                assert {attrgetter(way)(torch.backends).fp32_precision for way in NEW_WAYS} == {"ieee"}
+                assert torch.get_float32_matmul_precision() == "highest" and not torch.backends.cudnn.allow_tf32
+            assert operators.fp32_precision == allowed
+    finally:
+        operators.fp32_precision = before
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_pixels_do_not_depend_on_what_the_process_allows_elsewhere(tiny_weights: Path, whole: Path) -> None:

@@ -259,12 +259,12 @@ def test_devices_of_a_machine_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: models[device.index])
     assert names("auto") == names("cuda") == ["cuda:0", "cuda:1", "cuda:2"]
     assert names("cuda:2, cuda:0") == ["cuda:2", "cuda:0"]
+    assert names("cuda:1,cuda:1") == ["cuda:1", "cuda:1"]  # two processes on one GPU
     assert devices.describe_devices(devices.choose_devices("cuda:2,cuda:0")) == "cuda:2,cuda:0"
     monkeypatch.setattr(devices, "count_gpus", lambda: 4)
     for text, words in (
         ("auto", "cuda:3 is B, and other models give other last bits; give one model, such as --devices cuda:0,cuda:1"),
         ("cuda:3,cpu", "cpu is CPU, and other models give other last bits; give one model, such as --devices cuda:3"),
-        ("cuda:1,cuda:1", "cuda:1 is given twice"),
         ("cuda:4", "this machine has 4 usable GPUs"),
     ):
         with pytest.raises(ValueError, match=re.escape(words)):
