@@ -62,10 +62,12 @@ def check_checkpoint_config(run: Path, state: Mapping[str, Any], config: TrainCo
     """Raises ValueError when RUN/checkpoint.pt was written by another configuration than RUN/config.json says."""
     saved = TrainConfig.from_json(state["config"])
     difference = first_difference(  # the encoder first: it says most
-        {"encoder": saved.encoder, **saved.to_json()}, {"encoder": config.encoder, **config.to_json()}
+        {"encoder": saved.encoder, **saved.to_json()},
+        {"encoder": config.encoder, **config.to_json()},
+        one_is="in the checkpoint",
+        other_is="in config.json",
     )
     if difference is not None:
-        difference = difference.replace("in the folder", "in the checkpoint").replace("asked for", "in config.json")
         raise ValueError(
             f"{run / CHECKPOINT_NAME} is of another {'encoder' if saved.encoder != config.encoder else 'run'} "
             f"({difference}): restore the run's own checkpoint, or train in a new folder"

@@ -48,16 +48,23 @@ def normalised_numbers(data: JSON) -> JSON:
     return int(data) if isinstance(data, float) and data.is_integer() else data
 
 
-def first_difference(here: Mapping[str, JSON], there: Mapping[str, JSON], prefix: str = "") -> str | None:
-    """The first field in which `there`, asked for, differs from `here`, in the folder; None where they agree."""
-    for path, a, b in _differences(here, there, prefix):
-        return f"{path}: {shorten(a)} in the folder, {shorten(b)} asked for"
+def first_difference(
+    one: Mapping[str, JSON],
+    other: Mapping[str, JSON],
+    prefix: str = "",
+    *,
+    one_is: str = "in the folder",
+    other_is: str = "asked for",
+) -> str | None:
+    """The first field in which two mappings differ, and what each has there; None where they agree."""
+    for path, a, b in _differences(one, other, prefix):
+        return f"{path}: {shorten(a)} {one_is}, {shorten(b)} {other_is}"
     return None
 
 
-def _differences(here: JSON, there: JSON, prefix: str) -> Iterator[tuple[str, JSON, JSON]]:
-    for key in dict.fromkeys([*here, *there]):
-        a, b = here.get(key, _ABSENT), there.get(key, _ABSENT)
+def _differences(one: JSON, other: JSON, prefix: str) -> Iterator[tuple[str, JSON, JSON]]:
+    for key in dict.fromkeys([*one, *other]):
+        a, b = one.get(key, _ABSENT), other.get(key, _ABSENT)
         if isinstance(a, dict) and isinstance(b, dict):
             yield from _differences(a, b, f"{prefix}{key}.")
         elif _all_mappings(a) and _all_mappings(b) and len(a) == len(b):

@@ -213,9 +213,8 @@ def _finished_manifest(directory: Path, num_groups: int, shard_size: int) -> Man
     ]
     if missing:
         shown = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
-        raise ValueError(
-            f"{directory}: {len(missing)} of {num_shards} shards are not done ({shown}): run the same render again"
-        )
+        again = f"run the same {markers[min(markers)].recipe.command} again" if markers else "render them"
+        raise ValueError(f"{directory}: {len(missing)} of {num_shards} shards are not done ({shown}): {again}")
     return _manifest_of(directory, [markers[index] for index in range(num_shards)], num_groups, shard_size)
 
 
@@ -232,7 +231,8 @@ def restore_files(directory: Path) -> list[str]:
     markers = _complete_markers(directory)
     ordered = [markers[shard.index] for shard in stored.shards if shard.index in markers]
     if tuple(marker.record for marker in ordered) != stored.shards:
-        raise ValueError(f"{directory}: its shards are not those of its manifest: run the same render again")
+        again = f"run the same {stored.recipe.command} again"
+        raise ValueError(f"{directory}: its shards are not those of its manifest: {again}")
     return _write_files(directory, _manifest_of(directory, ordered, stored.num_groups, stored.shard_size))
 
 

@@ -22,7 +22,7 @@ from shards.recipe import Recipe, RenderSettings
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
 DATA_FOLDER = "data"
-_REPAIR = "delete the file and run the same synthgen render again"
+REPAIR = "delete this file and run the command that made the dataset again"
 LARGEST_NUM_GROUPS = 10**9  # a key has nine digits
 _SHA256_PATTERN = re.compile("[0-9a-f]{64}")
 
@@ -179,7 +179,7 @@ def load_manifest(directory: Path) -> Manifest:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(_why_no_manifest(Path(directory))) from None
-    return parse_manifest(text, str(path), fix=_REPAIR)
+    return parse_manifest(text, str(path), fix=REPAIR)
 
 
 def parse_manifest(text: bytes, path: str, *, fix: str = "get the file anew from where it came") -> Manifest:
@@ -196,8 +196,8 @@ def _why_no_manifest(directory: Path) -> str:
     if not directory.is_dir():
         return f"no folder {directory}: check the path"
     if not (directory / DATA_FOLDER).is_dir():
-        return f"no manifest.json in {directory}: it is not a dataset; give the folder that synthgen render wrote to"
-    return f"no manifest.json in {directory}: the render was not finished; run the same synthgen render again"
+        return f"no manifest.json in {directory}: it is not a dataset; give a folder that synthgen render wrote to"
+    return f"no manifest.json in {directory}: it was not finished; run the command that makes it again"
 
 
 def check_format(data: Mapping[str, JSON], what: str) -> None:

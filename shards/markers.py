@@ -22,6 +22,7 @@ from shards.manifest import (
     DATA_FOLDER,
     FORMAT,
     MANIFEST_NAME,
+    REPAIR,
     ShardRecord,
     check_format,
     load_manifest,
@@ -150,9 +151,9 @@ def read_marker(directory: Path, shard_index: int) -> Marker | None:
     except FileNotFoundError:
         return None
     except (DamageError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DamageError(f"{path}: {error}; delete this file and run the same synthgen render again") from error
+        raise DamageError(f"{path}: {error}; {REPAIR}") from error
     if marker.index != shard_index:
-        raise DamageError(f"{path}: it is shard {marker.index}'s marker; delete it and run the same render again")
+        raise DamageError(f"{path}: it is shard {marker.index}'s marker; {REPAIR}")
     return marker
 
 

@@ -177,8 +177,9 @@ def _environment_difference(theirs: Manifest, ours: Manifest) -> str | None:
         return "the manifest does not say where it was rendered"
     for before in theirs.environments:
         for after in ours.environments:
-            if (difference := first_difference(before, after)) is not None:
-                return difference.replace("in the folder", "in the manifest").replace("asked for", "here")
+            difference = first_difference(before, after, one_is="in the manifest", other_is="here")
+            if difference is not None:
+                return difference
     return None
 
 

@@ -176,10 +176,10 @@ class Comparison:
 
 def _plan_difference(old: bytes, new: bytes) -> str:
     try:
-        difference = first_difference(json.loads(old), json.loads(new))
+        difference = first_difference(json.loads(old), json.loads(new), other_is="by the recipe")
     except (ValueError, AttributeError, TypeError):  # latents, or JSON that is none
         difference = None
-    return difference.replace("asked for", "by the recipe") if difference else "not the recipe's"
+    return difference or "not the recipe's"
 
 
 def _note(problems: list[str], problem: str) -> None:

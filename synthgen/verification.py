@@ -183,8 +183,7 @@ def environment_difference(directory: Path, shard: int, here: dict[str, str]) ->
     marker = read_marker(directory, shard)
     if marker is None:
         return "its marker is missing, so where it was rendered is not known"
-    difference = first_difference(marker.environment, here)
-    return difference.replace("asked for", "here") if difference else None
+    return first_difference(marker.environment, here, other_is="here")
 
 
 def _check_options(*, groups: int, seed: int, dtype: str, tolerance: float | None) -> None:

@@ -38,6 +38,7 @@ def few_shot_accuracies(
     *,
     shots: Sequence[int] = DEFAULT_SHOTS,
     num_draws: int = NUM_DRAWS,
+    device: torch.device | None = None,
 ) -> dict[int, FewShot]:
     """By number of images per class: the nearest class mean among features of unit length, on all test images.
 
@@ -45,21 +46,24 @@ def few_shot_accuracies(
     in Snell et al. 2017, with the cosine). Nothing is tuned, so there is nothing to pick. Draws are from the training
     images, without repetition within a draw, and are the same for every encoder: rows compare draw by draw.
 
+    Args:
+        device: where it is worked out; the CPU when None.
+
     Raises:
         ValueError: a class has fewer training images than a draw needs.
     """
     from scipy.stats import t
 
     check_shots(train_labels, shots=shots)
-    queries = F.normalize(torch.from_numpy(test_features).float(), dim=1)
-    candidates = F.normalize(torch.from_numpy(train_features).float(), dim=1)
-    wanted = torch.from_numpy(test_labels)
+    queries = F.normalize(torch.from_numpy(test_features).to(device=device, dtype=torch.float32), dim=1)
+    candidates = F.normalize(torch.from_numpy(train_features).to(device=device, dtype=torch.float32), dim=1)
+    wanted = torch.from_numpy(test_labels).to(device=device)
     scores = {}
     for count in shots:
         accuracies = np.empty(num_draws)
         for draw in range(num_draws):
             rows = torch.from_numpy(draw_shots(train_labels, count=count, draw=draw))  # [classes, count]
-            means = F.normalize(candidates[rows].mean(dim=1), dim=1)
+            means = F.normalize(candidates[rows.to(device=device)].mean(dim=1), dim=1)
             right = sum(
                 int(((queries[i : i + BATCH_SIZE] @ means.T).argmax(dim=1) == wanted[i : i + BATCH_SIZE]).sum())
                 for i in range(0, len(queries), BATCH_SIZE)

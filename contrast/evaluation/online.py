@@ -72,7 +72,8 @@ class OnlineKnn:
             extract_features(encoder, images.pixels, device=self._device, precision=self._precision)
             for images in (self._train, self._test)
         )
-        return {"knn": round(100 * knn_accuracy(train, self._train.labels, test, self._test.labels), 2)}
+        accuracy = knn_accuracy(train, self._train.labels, test, self._test.labels, device=self._device)
+        return {"knn": round(100 * accuracy, 2)}
 
 
 def _subset(images: ListedImages, count: int) -> ListedImages:

@@ -110,7 +110,7 @@ def _list(data: str, split: str, size: int, root: Path | None) -> ListedImages:
     folder = Path(data)
     if folder.is_dir():
         if (folder / "train-images.npy").exists():  # as contrast data cifar10 leaves it
-            raise ValueError(f"{folder} holds CIFAR-10 as arrays: use --data cifar10 --data-root {folder}")
+            return _from_memory(load_cifar10(folder, split=split), size)
         return _from_folder(folder, split, size)
     return _from_torchvision(data, split, size, root)
 

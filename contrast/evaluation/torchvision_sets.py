@@ -47,7 +47,7 @@ class TorchvisionPictures:
             DamageError: it does not decode, or holds grey levels of more than 8 bits.
         """
         row = int(self.rows[position])
-        name = f"image {row} of torchvision's {self.title}"
+        name = _name_of(self.title, row)
         with explain_damage(name):
             picture: Image.Image = self.dataset[row][0]
             refuse_deep_grey(picture, name)
@@ -113,6 +113,10 @@ def _construct(
     raise ValueError(f"torchvision's {title} has no training and test part ({reason}): give an image folder")
 
 
+def _name_of(title: str, row: int) -> str:
+    return f"image {row} of torchvision's {title}"
+
+
 def _labels_of(title: str, dataset: Any) -> np.ndarray:
     """int64 [N], from a list that many of them keep, else from the items."""
     for attribute in ("targets", "labels", "_labels"):
@@ -121,7 +125,12 @@ def _labels_of(title: str, dataset: Any) -> np.ndarray:
             found = np.asarray(kept)
             if found.ndim == 1 and np.issubdtype(found.dtype, np.integer):
                 return found.astype(np.int64)
+    labels = np.empty(len(dataset), dtype=np.int64)
     try:
-        return np.array([int(dataset[row][1]) for row in range(len(dataset))], dtype=np.int64)
+        for row in range(len(dataset)):
+            with explain_damage(_name_of(title, row)):
+                item = dataset[row]
+            labels[row] = int(item[1])
+        return labels
     except (TypeError, ValueError) as error:
         raise ValueError(f"torchvision's {title} has no single class per image: give an image folder") from error

@@ -147,6 +147,7 @@ def _opening_lines(job: RenderJob, state: FolderState) -> list[str]:
         num_done = state.num_shards - len(state.missing)
         lines.append(f"resuming: {num_done} of {state.num_shards} shards are done")
         if state.other_environment is not None:
-            difference = state.other_environment.replace("asked for", "here")
-            lines.append(f"note: new shards may differ in their last bits from the old ones ({difference})")
+            lines.append(
+                f"note: new shards may differ in their last bits from the old ones ({state.other_environment})"
+            )
     return lines

@@ -124,9 +124,7 @@ def test_other_groups_of_one_dataset_are_another_column(
     assert [[row[position] for position in lidar] for row in rows] == [["5.0", ABSENT], [ABSENT, "5.0"]]
 
 
-def test_alignment_by_different_augmentations_is_no_comparison(
-    runs: tuple[Path, Path, Path], tmp_path: Path
-) -> None:
+def test_alignment_by_different_augmentations_is_no_comparison(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
     groups = {"dataset": "d", "first": 0, "num_groups": 30, "num_images": 2, "notes": []}
     groups["scores"] = {"trained": {"alignment": {"tx": 0.1, "tz": 0.2}}}
     a, b = (with_scores(runs[0], tmp_path / name, groups=groups) for name in ("a", "b"))

@@ -27,21 +27,21 @@ def clusters(num: int, *, seed: int, noise: float = 1.6, dim: int = 12) -> tuple
 def test_knn_equals_scikit_learn(k: int) -> None:
     (train, train_labels), (test, test_labels) = clusters(400, seed=1), clusters(1203, seed=2)
     oracle = KNeighborsClassifier(k, metric="cosine").fit(train, train_labels)
-    assert np.array_equal(knn_predict(train, train_labels, test, k=k), oracle.predict(test))
+    assert np.array_equal(knn_predict(train, train_labels, test, ks=(k,))[k], oracle.predict(test))
     assert knn_accuracy(train, train_labels, test, test_labels, k=k) == pytest.approx(oracle.score(test, test_labels))
 
 
 def test_knn_ties_go_to_the_smallest_label_and_lengths_do_not_matter() -> None:
     train = np.array([[1, 0], [0.99, 0.1], [0, 1], [0.1, 0.99]], dtype=np.float32)
     labels = np.array([3, 3, 1, 1])
-    assert knn_predict(train, labels, np.array([[1, 0.001]], dtype=np.float32), k=4).tolist() == [1]
-    assert knn_predict(train * [[5], [0.1], [9], [2]], labels, np.array([[100, 1]]), k=2).tolist() == [3]
+    assert knn_predict(train, labels, np.array([[1, 0.001]], dtype=np.float32), ks=(4,))[4].tolist() == [1]
+    assert knn_predict(train * [[5], [0.1], [9], [2]], labels, np.array([[100, 1]]), ks=(2,))[2].tolist() == [3]
 
 
 def test_knn_needs_k_images() -> None:
     features, labels = clusters(5, seed=0)
     with pytest.raises(ValueError, match="k = 10 neighbours of 5 training images"):
-        knn_predict(features, labels, features, k=10)
+        knn_predict(features, labels, features, ks=(10,))
 
 
 def test_logistic_regression_equals_scikit_learn_on_standardised_features() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -179,7 +180,7 @@ def test_two_jobs_on_one_run(groups: Path, tmp_path: Path, config: TrainConfig) 
     train_encoder(config, shards=groups, out=tmp_path / "run", options=QUIET)
     with open(tmp_path / "run" / ".lock", "r+") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match=r"another job .* is working on"):
+        with pytest.raises(ValueError, match=rf"another job \(pid {os.getpid()}, host .*\) is working on"):
             train_encoder(config, shards=groups, out=tmp_path / "run", options=QUIET)
 
 
