@@ -52,7 +52,7 @@ from synthgen.job import RenderJob, prepare_job, survey_folder
 from synthgen.plan import draw_groups
 from synthgen.runners.local import run_local
 
-SECONDS_OF_A_RUN = {"cpu": 10, "cuda": 30}
+SECONDS_OF_A_RUN = {"cpu": 10, "cuda": 20}
 """Of bare forward passes: the end of a render, up to a second however long it is, must not decide a ratio."""
 MOST_NAIVE_IMAGES = 2_000
 PACKAGES = ("synthgen", "torch", "numpy", "simplejpeg", "pillow", "pytorch-pretrained-biggan")
@@ -209,7 +209,7 @@ def chosen_weights(generator: str, weights: Path | None, random_weights: bool, f
 
 @main.command(help=(__doc__ or "").replace("\n\n    ", "\n\n\b\n    "))
 @generator_options
-@click.option("--images", type=Count(), help="Images of a run.  [default: 10 s of bare passes; GPU: 30 s]")
+@click.option("--images", type=Count(), help="Images of a run.  [default: 10 s of bare passes; GPU: 20 s]")
 @click.option(
     "--naive-images", type=Count(), help="Images of a run of the naive loop.  [default: an eighth, 2k at most]"
 )
