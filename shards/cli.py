@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -10,30 +9,46 @@ import click
 
 from shards.commands.from_images import from_images
 from shards.commands.to_ffcv import to_ffcv
-from shards.console import CommandGroup, Count, DamageError, format_bytes, format_seconds, format_things
+from shards.console import (
+    CommandGroup,
+    Count,
+    DamageError,
+    echo_json,
+    examples,
+    format_bytes,
+    format_seconds,
+    format_things,
+    json_option,
+)
 
 _DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 _MOST_PROBLEMS_SHOWN = 40
 _GROUPS_PER_JOB = 50_000  # below this, starting a process costs more than it saves
 
 
-@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=CommandGroup,
+    epilog=examples(
+        "shards info datasets/tour",
+        "shards verify datasets/tour",
+        "shards preview datasets/tour --out sheet.png",
+    ),
+)
 @click.version_option(package_name="synthgen", prog_name="shards")
 def main() -> None:
     """Datasets of image groups in tar shards: look at one, check it, see it."""
 
 
-@main.command()
+@main.command(epilog=examples("shards info datasets/tour", "shards info datasets/tour --json"))
 @_DIRECTORY
-@_JSON
+@json_option
 def info(directory: Path, as_json: bool) -> None:
     """Show what DIR holds, and whether it is complete."""
     from shards.summary import info
 
     summary = info(directory)
     if as_json:
-        click.echo(json.dumps(summary.to_json(), indent=1))
+        echo_json(summary.to_json())
         return
     rows = summary.rows()
     width = max(len(name) for name, _ in rows)
@@ -42,11 +57,11 @@ def info(directory: Path, as_json: bool) -> None:
         click.echo(f"  {name:<{width}}  {value}")
 
 
-@main.command()
+@main.command(epilog=examples("shards verify datasets/tour", "shards verify datasets/tour --fast    # opens no shard"))
 @_DIRECTORY
 @click.option("--fast", is_flag=True, help="Look at sizes and markers only.")
 @click.option("--jobs", type=Count(), help="Processes that share the work.  [default: one per CPU, if worth it]")
-@_JSON
+@json_option
 def verify(directory: Path, fast: bool, jobs: int | None, as_json: bool) -> None:
     """Check that DIR is what its manifest promises.
 
@@ -61,7 +76,7 @@ def verify(directory: Path, fast: bool, jobs: int | None, as_json: bool) -> None
         jobs = max(1, min(worth, len(os.sched_getaffinity(0))))
     report = verify(directory, fast=fast, jobs=jobs, quiet=as_json)
     if as_json:
-        click.echo(json.dumps(report.to_json(), indent=1))
+        echo_json(report.to_json())
     else:
         for problem in report.problems[:_MOST_PROBLEMS_SHOWN]:
             click.echo(problem)
@@ -81,22 +96,30 @@ def verify(directory: Path, fast: bool, jobs: int | None, as_json: bool) -> None
         )
 
 
-@main.command()
+@main.command(
+    epilog=examples(
+        "shards preview datasets/tour --out sheet.png",
+        "shards preview datasets/tour --out later.png --first 1000 --groups 6 --scale 4",
+    )
+)
 @_DIRECTORY
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The PNG file to write.")
 @click.option("--groups", type=Count(), default=12, show_default=True, help="Rows: groups to show.")
 @click.option("--first", type=int, default=0, show_default=True, help="Index of the first group.")
 @click.option("--scale", type=Count(), help="Enlarge every image this many times.  [default: by its size]")
-@_JSON
+@json_option
 def preview(directory: Path, out: Path, groups: int, first: int, scale: int | None, as_json: bool) -> None:
-    """Draw a contact sheet of DIR: one row per group, the anchor and its views."""
+    """Draw a contact sheet of DIR, one row per group.
+
+    A row is the anchor and its views.
+    """
     from shards.manifest import load_manifest
     from shards.sheet import preview
 
     preview(directory, out=out, groups=groups, first=first, scale=scale)
     if as_json:
         shown = min(groups, load_manifest(directory).num_groups - first)
-        click.echo(json.dumps({"out": str(out), "first": first, "groups": shown}))
+        echo_json({"out": str(out), "first": first, "groups": shown})
     else:
         click.echo(f"wrote {out}")
 

@@ -1,4 +1,4 @@
-"""How the three commands speak: errors as one line, counts as people write them, progress wherever stderr goes.
+"""How the three commands speak: help of one kind, errors as one line, counts as people write them, progress.
 
 The mapping from exceptions to exit codes exists once, here:
 
@@ -6,7 +6,7 @@ The mapping from exceptions to exit codes exists once, here:
     DamageError                         1, one line naming the fix
     Ctrl-C                              130
 
-    @click.group(cls=CommandGroup)
+    @click.group(cls=CommandGroup, epilog=examples("shards info datasets/tour"))
     def main() -> None: ...
 
     with Progress(total=4000, unit="groups", label="rendering") as progress:
@@ -16,13 +16,14 @@ The mapping from exceptions to exit codes exists once, here:
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from types import TracebackType
@@ -33,6 +34,8 @@ import click
 _COUNT_PATTERN = re.compile(r"(\d[\d_]*(?:\.\d+)?)(?:e(\d{1,2}))?([kKmMgG]?)", re.ASCII)
 _COUNT_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _LARGEST_COUNT = 10**15
+
+_CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 _OS_ERROR_FIXES = {
     errno.ENOSPC: "free some space, then run the same command again: it resumes",
@@ -69,8 +72,13 @@ class OneLineError(click.ClickException):
 class CommandGroup(click.Group):
     """A click group whose commands end in one line and an exit code, never in a traceback, for what a user can cause.
 
-    The environment variable SHARDS_TRACEBACK=1 prints the traceback above the line.
+    The environment variable SHARDS_TRACEBACK=1 prints the traceback above the line. Help is asked for by -h, too, and
+    is as wide as the terminal, up to a limit.
     """
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.context_settings = {**_CONTEXT_SETTINGS, **self.context_settings}
 
     def invoke(self, ctx: click.Context) -> Any:
         with _errors_as_one_line(ctx):
@@ -110,13 +118,51 @@ def describe_os_error(error: OSError) -> str:
     return f"{where}{what}; {fix}" if fix else f"{where}{what}"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Quantities
-
-
 def describe_error(error: BaseException) -> str:
     """Kind and text of an exception of other people's code, in one short line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Help and JSON
+
+
+class SectionedCommand(click.Command):
+    """A command whose --help lists its options under headings.
+
+    Args:
+        sections: heading to names of parameters; what no section names stands under Other.
+    """
+
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]], **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.sections = sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        records = {str(param.name): param.get_help_record(ctx) for param in self.get_params(ctx)}
+        named = {name for names in self.sections.values() for name in names}
+        for heading, names in {**self.sections, "Other": [name for name in records if name not in named]}.items():
+            rows = [record for name in names if (record := records.get(name)) is not None]
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
+
+
+def examples(*lines: str) -> str:
+    """The epilog that shows command lines as they are typed; what one is good for follows it after two spaces and #."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, for programs.")
+
+
+def echo_json(value: Any, *, one_line: bool = False) -> None:
+    """Prints what a command found, in the layout that all of them have; one_line where values follow one another."""
+    click.echo(json.dumps(value, indent=None if one_line else 1))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Quantities
 
 
 def parse_count(text: str) -> int:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from shards.console import Count, format_bytes, format_count, format_things
+from shards.console import Count, echo_json, examples, format_bytes, format_count, format_things, json_option
 
 
 @click.command(
     name="from-images",
-    epilog="\b\nExamples:\n"
-    "  shards from-images photos --out datasets/photos --size 64      # photos/[train|test]/CLASS/*.jpg\n"
-    "  shards from-images datasets/cifar10 --out datasets/real        # as contrast data cifar10 leaves it\n"
-    "  shards from-images datasets/cifar10 --out datasets/real-test --split test",
+    epilog=examples(
+        "shards from-images photos --out datasets/photos --size 64      # photos/[train|test]/CLASS/*.jpg",
+        "shards from-images datasets/cifar10 --out datasets/real        # as contrast data cifar10 leaves it",
+        "shards from-images datasets/cifar10 --out datasets/real-test --split test",
+    ),
 )
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the dataset.")
@@ -40,11 +40,12 @@ from shards.console import Count, format_bytes, format_count, format_things
 @click.option("--quality", type=int, help="Of jpg, 1 to 100.  [default: 95]")
 @click.option("--shard-size", type=Count(), default="1000", show_default=True, help="Groups of a shard.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Key of the order of the images.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@json_option
 def from_images(as_json: bool, **options: Any) -> None:
-    """Pack the labelled images of SOURCE into a dataset: groups of one image, classes balanced in every prefix.
+    """Pack the labelled images of SOURCE into a dataset.
 
-    Interrupted, the same command goes on; with a larger --n it grows the dataset.
+    Its groups have one image, and its classes are balanced in every prefix. Interrupted, the same command goes on; with
+    a larger --n it grows the dataset.
     """
     import shards
 
@@ -58,7 +59,7 @@ def from_images(as_json: bool, **options: Any) -> None:
             "classes": len(manifest.recipe.classes),
             "recipe_id": manifest.recipe.id,
         }
-        click.echo(json.dumps(summary))
+        echo_json(summary)
         return
     click.echo(
         f"{options['out']}: {format_count(manifest.num_groups)} images of {len(manifest.recipe.classes)} classes, "
