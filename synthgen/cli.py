@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from shards.console import CommandGroup, Count, format_bytes, format_count, format_seconds
+from shards.console import (
+    CommandGroup,
+    Count,
+    SectionedCommand,
+    echo_json,
+    examples,
+    format_bytes,
+    format_count,
+    format_seconds,
+    json_option,
+)
 from synthgen.commands.directions import directions
 from synthgen.commands.standing import status_command
 from synthgen.commands.steer import steer
@@ -24,24 +33,7 @@ _SECTIONS = {
     "Where": ("task_index", "task_count", "runner", "tasks", "slurm"),
 }
 
-_RENDER_EPILOG = """\b
-Examples:
-  synthgen render --n 2k --out datasets/tour
-  synthgen render --n 2k --out datasets/tour            again: resumes, or has nothing to do
-  synthgen render --n 3k --out datasets/tour            grows it: the first 2k stay as they are
-  synthgen render --n 1.3M --out datasets/big --dry-run
-  synthgen render --n 2k --out datasets/cats --classes cat --truncation 0.7 --std 0.5 --num-views 3
-  synthgen render --from theirs/manifest.json --out datasets/theirs
-  synthgen render --n 1.3M --out datasets/big --runner slurm --tasks 64 --slurm partition=gpu,gpus_per_node=1
-  synthgen render --n 2k --out datasets/turned --views angular --degrees 20
-  synthgen render --n 2k --out datasets/mixed --views mixture:gaussian:std=0.3@0.5+independent@0.5
-  synthgen render --n 10k --out datasets/imagenet --generator biggan-deep-128 --weights ~/biggan-deep-128
-  synthgen render --n 10k --out datasets/faces --generator faces.pt2
-
-Look at the result with: shards preview datasets/tour --out sheet.png"""
-
-
-_GENERATORS_EPILOG = """\b
+_OWN_GENERATORS = """\b
 Your own generator, in place of a name (docs/bring-your-own-generator.md):
   --generator module:function   a Python function that returns an object with latent_dim, image_size and
                                 sample(latents, labels) -> images in [-1, 1]; and weights_sha256, unless
@@ -50,27 +42,37 @@ Your own generator, in place of a name (docs/bring-your-own-generator.md):
                                 synthgen.adapters.program_export writes one. Pickles are never loaded."""
 
 
-class SectionedCommand(click.Command):
-    """A command whose --help lists its options under headings."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        records = {param.name: param.get_help_record(ctx) for param in self.get_params(ctx)}
-        named = {name for names in _SECTIONS.values() for name in names}
-        sections = {**_SECTIONS, "Other": tuple(str(name) for name in records if name not in named)}
-        for heading, names in sections.items():
-            rows = [record for name in names if (record := records.get(name)) is not None]
-            if rows:
-                with formatter.section(heading):
-                    formatter.write_dl(rows)
-
-
-@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=CommandGroup,
+    epilog=examples(
+        "synthgen generators",
+        "synthgen render --n 2k --out datasets/tour",
+        "synthgen status datasets/tour",
+    ),
+)
 @click.version_option(package_name="synthgen", prog_name="synthgen")
 def main() -> None:
     """Render groups of images, an anchor and its views, from a pretrained generator."""
 
 
-@main.command(cls=SectionedCommand, epilog=_RENDER_EPILOG)
+@main.command(
+    cls=SectionedCommand,
+    sections=_SECTIONS,
+    epilog=examples(
+        "synthgen render --n 2k --out datasets/tour",
+        "synthgen render --n 2k --out datasets/tour    # again: resumes, or has nothing to do",
+        "synthgen render --n 3k --out datasets/tour    # grows it: the first 2k stay as they are",
+        "synthgen render --n 1.3M --out datasets/big --dry-run",
+        "synthgen render --n 2k --out datasets/cats --classes cat --truncation 0.7 --std 0.5 --num-views 3",
+        "synthgen render --from theirs/manifest.json --out datasets/theirs",
+        "synthgen render --n 1.3M --out datasets/big --runner slurm --tasks 64 --slurm partition=gpu,gpus_per_node=1",
+        "synthgen render --n 2k --out datasets/turned --views angular --degrees 20",
+        "synthgen render --n 2k --out datasets/mixed --views mixture:gaussian:std=0.3@0.5+independent@0.5",
+        "synthgen render --n 10k --out datasets/imagenet --generator biggan-deep-128 --weights ~/biggan-deep-128",
+        "synthgen render --n 10k --out datasets/faces --generator faces.pt2",
+        "shards preview datasets/tour --out sheet.png    # look at the result",
+    ),
+)
 @click.option("--n", type=Count(), help="Number of groups: 1300000, 1.3M, 4k.")
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder of the dataset, new or to continue."
@@ -199,15 +201,15 @@ def _dry_run(config: Any) -> Iterable[tuple[str, str]]:
 main.add_command(status_command)
 
 
-@main.command(epilog=_GENERATORS_EPILOG)
-@click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout.")
+@main.command(epilog=examples("synthgen generators", "synthgen generators --json") + f"\n\n{_OWN_GENERATORS}")
+@json_option
 def generators(as_json: bool) -> None:
-    """List the known generators, and whether their weights are here."""
+    """List the generators, and whether their weights are here."""
     from synthgen.adapters import generators
 
     rows = generators()
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
+        echo_json(rows)
         return
     click.echo(
         f"{'name':<17}{'pixels':>7}{'classes':>9}{'parameters':>12}{'GFLOP/image':>13}  {'learned from':<13}weights"

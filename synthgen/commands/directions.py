@@ -7,10 +7,17 @@ from typing import Any
 
 import click
 
+from shards.console import examples
 from synthgen.commands.model_options import given, model_options
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "synthgen directions --out directions.safetensors",
+        "synthgen directions --method pca --k 5 --out pca.safetensors",
+        "synthgen render --n 2k --out datasets/directed --views directions --directions directions.safetensors",
+    )
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The .safetensors file to write.")
 @click.option("--method", help="sefa (from the weights) or pca (from activations, as GANSpace).  [default: sefa]")
 @click.option("--k", type=int, help="How many, the strongest first.  [default: 10]")
@@ -19,7 +26,9 @@ from synthgen.commands.model_options import given, model_options
 @click.option("--quiet", is_flag=True, help="No progress.")
 @model_options
 def directions(quiet: bool, **options: Any) -> None:
-    """Find latent directions without learning, for --views directions.
+    """Find latent directions without learning.
+
+    They are for --views directions of synthgen render.
 
     SeFa: Shen and Zhou 2021. GANSpace: Härkönen, Hertzmann, Lehtinen and Paris 2020.
     """

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
 import click
 
+from shards.console import echo_json, examples, json_option
 from synthgen.progress import Status, status
 
 _WATCH_SECONDS = 2.0
 
 
-@click.command("status")
+@click.command(
+    "status",
+    epilog=examples(
+        "synthgen status datasets/tour",
+        "synthgen status datasets/tour --watch",
+        "synthgen status datasets/tour --json",
+    ),
+)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--watch", is_flag=True, help="Look again every two seconds, until the dataset is finished.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; with --watch one a line.")
+@json_option
 def status_command(directory: Path, watch: bool, as_json: bool) -> None:
-    """Say how far the render in DIR is: shards, rate, time left, failures.
+    """Say how far the render in DIR is, and what failed.
 
-    It reads what the workers leave in the folder, so it works from any machine that sees it.
+    Shards, rate, time left and failures, from what the workers leave in the folder: any machine that sees it can ask.
+    With --watch, --json prints one object a line.
     """
     while True:
         state = status(directory)
@@ -32,7 +40,7 @@ def status_command(directory: Path, watch: bool, as_json: bool) -> None:
 
 def _show(state: Status, *, as_json: bool, one_line: bool, redraw: bool) -> None:
     if as_json:
-        click.echo(json.dumps(state.to_json(), indent=None if one_line else 1))
+        echo_json(state.to_json(), one_line=one_line)
         return
     if redraw:
         click.clear()  # on a terminal only

@@ -7,15 +7,30 @@ from typing import Any
 
 import click
 
+from shards.console import examples
 from synthgen.commands.model_options import given, model_options
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "synthgen steer show --out strip.png",
+        "synthgen steer train --out walks.safetensors --edit zoom,brightness --steps 100",
+    )
+)
 def steer() -> None:
-    """Learn latent walks that zoom, shift, rotate or recolour images, and see them."""
+    """Learn latent walks that edit images, and see them.
+
+    The edits: zoom, shift, rotate, change brightness or colour.
+    """
 
 
-@steer.command()
+@steer.command(
+    epilog=examples(
+        "synthgen steer train --out walks.safetensors --edit zoom,brightness --steps 100",
+        "synthgen steer show --walks walks.safetensors --out strip.png",
+        "synthgen render --n 2k --out datasets/steered --views steer --walks walks.safetensors",
+    )
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The .safetensors file to write.")
 @click.option(
     "--edit", help="Of zoom,shift_x,shift_y,rotate,brightness,colour; a walk is learned for each.  [default: all]"
@@ -39,7 +54,12 @@ def train(quiet: bool, **options: Any) -> None:
     click.echo(f"wrote {options['out']}, {len(walks.names)} walks, sha256 {walks.sha256[:12]}")
 
 
-@steer.command()
+@steer.command(
+    epilog=examples(
+        "synthgen steer show --out strip.png",
+        "synthgen steer show --edits zoom,brightness --samples 2 --strength 2 --pixels --out pixels.png",
+    )
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The PNG file to write.")
 @click.option(
     "--walks", type=click.Path(path_type=Path), help="File of `synthgen steer train`.  [default: the package's own]"
@@ -53,7 +73,10 @@ def train(quiet: bool, **options: Any) -> None:
 )
 @model_options
 def show(pixels: bool, **options: Any) -> None:
-    """Draw images along walks: a row per edit and sample, a column per alpha."""
+    """Draw images along walks.
+
+    A row per edit and sample, a column per alpha.
+    """
     from synthgen.steer import show
 
     click.echo(f"wrote {show(pixels=pixels, **given(options))}")

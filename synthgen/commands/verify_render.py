@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from shards.console import Count, DamageError, format_seconds, format_things
-
-_EPILOG = """\b
-Examples:
-  synthgen verify-render datasets/tour
-  synthgen verify-render datasets/tour --groups 1k --seed 1
-  synthgen verify-render datasets/tour --dtype float32     what bfloat16 did to the pixels
-  synthgen verify-render datasets/tour --no-compile        what compiled passes did to them
-  synthgen verify-render datasets/tour --device cpu        how close another device comes"""
+from shards.console import Count, DamageError, echo_json, examples, format_seconds, format_things, json_option
 
 
-@click.command("verify-render", epilog=_EPILOG)
+@click.command(
+    "verify-render",
+    epilog=examples(
+        "synthgen verify-render datasets/tour",
+        "synthgen verify-render datasets/tour --groups 1k --seed 1",
+        "synthgen verify-render datasets/tour --dtype float32    # what bfloat16 did to the pixels",
+        "synthgen verify-render datasets/tour --no-compile       # what compiled passes did to them",
+        "synthgen verify-render datasets/tour --device cpu       # how close another device comes",
+    ),
+)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--groups", type=Count(), default="64", show_default=True, help="How many to render again.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Chooses them.")
@@ -33,7 +33,7 @@ Examples:
     "--tolerance", type=float, help="Elsewhere: mean difference of an image, of 255.  [default: jpg 4, png 1.5]"
 )
 @click.option("--quiet", is_flag=True, help="No progress.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@json_option
 def verify_render(
     directory: Path,
     groups: int,
@@ -49,7 +49,7 @@ def verify_render(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Render a sample of DIR's groups again and compare plan, bytes and pixels.
+    """Render a sample of DIR again; compare plan, bytes, pixels.
 
     Exits with 0 when the plan is the same and the bytes are identical or, in another environment, every image is close;
     with 1 when the plan is not the recipe's, when bytes differ in the same environment, or when images are not close;
@@ -72,7 +72,7 @@ def verify_render(
         quiet=quiet or as_json,
     )
     if as_json:
-        click.echo(json.dumps(report.to_json(), indent=1))
+        echo_json(report.to_json())
     else:
         for problem in (*report.sameness.plan_problems, *report.sameness.byte_problems):
             click.echo(problem)

@@ -7,21 +7,22 @@ from typing import Any
 
 import click
 
+from shards.console import examples
 from synthgen.commands.model_options import given, model_options
 
-_EPILOG = """\b
-Examples:
-  synthgen views show --policy gaussian,ball --std 0.1,0.2,0.5 --out sheet.png
-  synthgen views show --policy angular --degrees 10,20,40 --truncation 0.7 --out angles.png
-  synthgen views show --policy gaussian,steer --std 0.3 --strength 0.5,1 --out both.png"""
 
-
-@click.group()
+@click.group(epilog=examples("synthgen views show --policy gaussian,ball --std 0.1,0.2,0.5 --out sheet.png"))
 def views() -> None:
     """See what view policies do."""
 
 
-@views.command(epilog=_EPILOG)
+@views.command(
+    epilog=examples(
+        "synthgen views show --policy gaussian,ball --std 0.1,0.2,0.5 --out sheet.png",
+        "synthgen views show --policy angular --degrees 10,20,40 --truncation 0.7 --out angles.png",
+        "synthgen views show --policy gaussian,steer --std 0.3 --strength 0.5,1 --out both.png",
+    )
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The PNG file to write.")
 @click.option(
     "--policy", help="Of gaussian,independent,ball,angular,steer,directions; or one mixture.  [default: gaussian]"
@@ -39,7 +40,10 @@ def views() -> None:
 )
 @model_options
 def show(**options: Any) -> None:
-    """Draw a contact sheet: a row per sample, the anchor and its views by each policy at each strength."""
+    """Draw a contact sheet of view policies.
+
+    A row per sample: the anchor, and its views by each policy at each strength.
+    """
     from synthgen.views import show
 
     click.echo(f"wrote {show(**given(options))}")
