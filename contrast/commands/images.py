@@ -6,17 +6,20 @@ from pathlib import Path
 
 import click
 
-from shards.console import format_count
+from shards.console import examples, format_count
 
 
-@click.command(epilog="\b\nExamples:\n  contrast data images STL10 --out datasets/stl10")
+@click.command(epilog=examples("contrast data images STL10 --out datasets/stl10"))
 @click.argument("name")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
 @click.option(
     "--root", type=click.Path(path_type=Path), help="Where torchvision keeps it.  [default: the user's cache]"
 )
 def images(name: str, out: Path, root: Path | None) -> None:
-    """Write a dataset of torchvision, by NAME, as FOLDER/[train|test]/CLASS/*.png, as shards from-images reads it."""
+    """Write a dataset of torchvision, by NAME, as an image folder.
+
+    FOLDER/[train|test]/CLASS/*.png, as shards from-images reads it.
+    """
     import contrast
 
     counts = contrast.data.images(name, out=out, root=root)
