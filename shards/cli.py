@@ -57,7 +57,9 @@ def info(directory: Path, as_json: bool) -> None:
         click.echo(f"  {name:<{width}}  {value}")
 
 
-@main.command(epilog=examples("shards verify datasets/tour", "shards verify datasets/tour --fast    # opens no shard"))
+@main.command(
+    epilog=examples("shards verify datasets/tour", "shards verify datasets/tour --fast    # sizes and markers only")
+)
 @_DIRECTORY
 @click.option("--fast", is_flag=True, help="Look at sizes and markers only.")
 @click.option("--jobs", type=Count(), help="Processes that share the work.  [default: one per CPU, if worth it]")
