@@ -47,7 +47,7 @@ _EVAL_SECTIONS = {
     epilog=examples(
         "contrast data cifar10 --out datasets/cifar10",
         "contrast train --shards datasets/tour --out runs/tour --n 2k --epochs 5",
-        "contrast eval --run runs/tour --data cifar10 --data-root datasets/cifar10 --num-train 10k",
+        "contrast eval --run runs/tour --data datasets/cifar10 --num-train 10k",
         "contrast report --run runs/tour --out report.html",
     ),
 )
@@ -62,8 +62,8 @@ def main() -> None:
     epilog=examples(
         "contrast train --shards datasets/tour --out runs/tour --n 2k --epochs 5",
         "contrast train --shards datasets/tour --out runs/supcon --n 2k --objective supcon --steps 500",
-        "contrast train --shards datasets/tour --out runs/watched --steps 500 --knn-every 100 --knn-data cifar10 \\",
-        "    --knn-data-root datasets/cifar10",
+        "contrast train --shards datasets/tour --out runs/watched --steps 500 --knn-every 100 \\",
+        "    --knn-data datasets/cifar10",
         "contrast train --shards s3://bucket/demo --cache /scratch/shards --out runs/far --epochs 20",
         "torchrun --nproc-per-node 4 -m -- contrast train --shards DIR --out RUN --encoder resnet18 --samples 5M",
     ),
@@ -174,7 +174,7 @@ def train(as_json: bool, **options: Any) -> None:
     cls=SectionedCommand,
     sections=_EVAL_SECTIONS,
     epilog=examples(
-        "contrast eval --run runs/tour --data cifar10 --data-root datasets/cifar10 --num-train 10k",
+        "contrast eval --run runs/tour --data datasets/cifar10 --num-train 10k",
         "contrast eval --run runs/tour --data photos/            # photos/[train|test]/CLASS/*.jpg",
         "contrast eval --run runs/tour --data STL10              # any torchvision dataset with a test part",
         "contrast eval --run runs/tour --data datasets/tour      # held-out groups of a rendered dataset",
