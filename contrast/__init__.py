@@ -196,7 +196,7 @@ def report(*, run: str | Path, out: str | Path, sheet: str | Path | None = None)
 
 
 def _count(name: str, value: int | str | None) -> int | None:
-    from shards.console import parse_count
+    from shards.quantities import parse_count
 
     try:
         return None if value is None else parse_count(str(value))

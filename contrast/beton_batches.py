@@ -25,8 +25,8 @@ from numpy import ndarray
 from contrast.batches import NUM_WORKERS, GroupBatch, count_steps_per_epoch
 from contrast.orders import ShuffledOrder
 from shards.beton import BETON_NAME, check_beton, field_names, require_ffcv
-from shards.console import DamageError
 from shards.dataset import GroupDataset
+from shards.errors import DamageError
 from shards.fetching import is_address
 
 _RGB = 0  # TJPF_RGB of turbojpeg.h

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from contrast.config import TrainConfig
 from shards.atomic import write_atomically
 from shards.canonical import first_difference
-from shards.console import DamageError
+from shards.errors import DamageError
 
 FORMAT = 1
 CHECKPOINT_NAME = "checkpoint.pt"

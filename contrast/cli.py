@@ -13,15 +13,8 @@ from contrast.commands.compare import compare
 from contrast.commands.export import export
 from contrast.commands.images import images
 from contrast.commands.lists import Counts, Names
-from shards.console import (
-    CommandGroup,
-    Count,
-    SectionedCommand,
-    echo_json,
-    examples,
-    format_seconds,
-    json_option,
-)
+from shards.console import CommandGroup, Count, SectionedCommand, echo_json, examples, json_option
+from shards.quantities import format_seconds
 
 FOLDER = click.Path(path_type=Path)
 

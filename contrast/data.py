@@ -30,8 +30,9 @@ from numpy import ndarray
 
 from contrast.images import LabelledImages
 from shards.atomic import write_atomically
-from shards.console import DamageError, format_bytes
+from shards.errors import DamageError
 from shards.pictures import CIFAR10_CLASS_NAMES
+from shards.quantities import format_bytes
 
 CIFAR10_SHA256 = {
     "train-images": "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",

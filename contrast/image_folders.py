@@ -13,7 +13,7 @@ import numpy as np
 
 from contrast.evaluation.torchvision_sets import TorchvisionPictures, open_torchvision
 from shards.atomic import flush_folder
-from shards.console import Progress
+from shards.progress import Progress
 
 
 def write_image_folder(name: str, *, out: Path, root: Path | None, quiet: bool) -> dict[str, int]:

@@ -19,7 +19,8 @@ from contrast.run_folder import ENVIRONMENT_NAME, RunRecord, read_run
 from contrast.runlog import METRICS_NAME, read_metrics
 from shards.atomic import write_atomically
 from shards.canonical import JSON
-from shards.console import DamageError, format_count
+from shards.errors import DamageError
+from shards.quantities import format_count
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

@@ -26,10 +26,10 @@ from numpy import ndarray
 
 from contrast.batches import MEMORY_BYTES, NUM_WORKERS, Batches, GroupBatch, GroupBatches
 from contrast.orders import WINDOW_GROUPS, StreamedOrder
-from shards.console import format_bytes
 from shards.dataset import GroupDataset
 from shards.decoding import DecodingProcesses
 from shards.fetching import is_address
+from shards.quantities import format_bytes
 from shards.remote import RemoteDataset
 
 ORDER_OF_READER = {"tar": "shuffled", "webdataset": "streamed", "ffcv": "shuffled"}

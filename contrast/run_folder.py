@@ -23,8 +23,8 @@ from contrast.checkpoint import CHECKPOINT_NAME
 from contrast.config import TrainConfig
 from shards.atomic import remove_temporary_files, write_atomically
 from shards.canonical import JSON, canonical_json, first_difference, normalised_numbers
-from shards.console import DamageError
 from shards.cpu import cpu_name
+from shards.errors import DamageError
 from shards.locks import read_holder, try_lock, write_holder
 from shards.recipe import Recipe
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from shards.atomic import write_atomically
-from shards.console import DamageError
+from shards.errors import DamageError
 
 METRICS_NAME = "metrics.jsonl"
 

@@ -39,7 +39,8 @@ from contrast.run_folder import RunRecord, TrainedOn, open_run, record_environme
 from contrast.run_options import RunOptions, TrainSummary
 from contrast.run_state import resume_run, save_run
 from contrast.runlog import RunLog, rewind_metrics
-from shards.console import Progress, format_count, format_seconds
+from shards.progress import Progress
+from shards.quantities import format_count, format_seconds
 from shards.stream import open_dataset
 
 _MORE_ROOM = "free some of it, use a smaller --batch-size or encoder, or learn from a batch in parts with --accumulate"

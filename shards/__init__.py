@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shards.beton import to_ffcv
     from shards.codec import decode_image, default_subsampling, encode_image
-    from shards.console import DamageError
     from shards.dataset import Group, GroupDataset
+    from shards.errors import DamageError
     from shards.folder import finish_dataset, lock_dataset
     from shards.manifest import Manifest, ShardRecord, load_manifest
     from shards.markers import Marker, completed_shards, scan_markers

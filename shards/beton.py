@@ -26,9 +26,10 @@ import numpy as np
 
 from shards.atomic import flush_folder, naming, temporary_path, write_atomically
 from shards.canonical import JSON, canonical_json, shorten
-from shards.console import DamageError, Progress
 from shards.dataset import GroupDataset
+from shards.errors import DamageError
 from shards.manifest import FORMAT, Manifest
+from shards.progress import Progress
 from shards.recipe import member_names
 
 BETON_NAME = "groups.beton"

@@ -11,8 +11,8 @@ import hashlib
 import json
 
 from shards.canonical import canonical_json
-from shards.console import format_bytes, format_count, format_things
 from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, manifest_bytes
+from shards.quantities import format_bytes, format_count, format_things
 from shards.recipe import member_names
 
 CARD_NAME = "README.md"

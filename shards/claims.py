@@ -22,7 +22,7 @@ from typing import Literal
 
 from shards.atomic import remove_dead_temporary_files
 from shards.canonical import JSON
-from shards.console import DamageError
+from shards.errors import DamageError
 from shards.manifest import DATA_FOLDER, shard_stem
 from shards.markers import is_complete, read_marker
 from shards.processes import is_surely_dead

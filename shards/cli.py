@@ -9,17 +9,9 @@ import click
 
 from shards.commands.from_images import from_images
 from shards.commands.to_ffcv import to_ffcv
-from shards.console import (
-    CommandGroup,
-    Count,
-    DamageError,
-    echo_json,
-    examples,
-    format_bytes,
-    format_seconds,
-    format_things,
-    json_option,
-)
+from shards.console import CommandGroup, Count, echo_json, examples, json_option
+from shards.errors import DamageError
+from shards.quantities import format_bytes, format_seconds, format_things
 
 _DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 _MOST_PROBLEMS_SHOWN = 40

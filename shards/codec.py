@@ -17,7 +17,7 @@ import numpy as np
 import simplejpeg
 
 from shards.canonical import JSON
-from shards.console import DamageError
+from shards.errors import DamageError
 
 OFF_THE_GRID = 8
 """Bytes past a multiple of 32 at which pixels had better begin that JPEGs are decoded into.

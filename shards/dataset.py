@@ -24,7 +24,7 @@ import numpy as np
 
 from shards.canonical import JSON
 from shards.codec import decode_all_into, decode_into, empty_pixels
-from shards.console import DamageError
+from shards.errors import DamageError
 from shards.manifest import Manifest, group_key, load_manifest
 from shards.markers import index_path, tar_path
 from shards.recipe import member_names

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shards.console import DamageError
+from shards.errors import DamageError
 
 MOST_ATTEMPTS = 4
 FIRST_PAUSE_SECONDS = 0.5

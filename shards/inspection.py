@@ -19,7 +19,7 @@ import numpy as np
 
 from shards.canonical import JSON
 from shards.codec import decode_into
-from shards.console import DamageError
+from shards.errors import DamageError
 from shards.manifest import DATA_FOLDER, Manifest, ShardRecord, group_key
 from shards.markers import index_path, tar_path
 from shards.recipe import member_names

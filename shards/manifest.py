@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shards.canonical import JSON, plain_copy, shorten
-from shards.console import DamageError
+from shards.errors import DamageError
 from shards.recipe import Recipe, RenderSettings
 
 FORMAT = 1

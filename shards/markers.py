@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from shards.canonical import JSON, canonical_json, plain_copy
-from shards.console import DamageError
+from shards.errors import DamageError
 from shards.manifest import (
     DATA_FOLDER,
     FORMAT,

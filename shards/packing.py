@@ -20,11 +20,12 @@ import numpy as np
 
 from shards.canonical import JSON
 from shards.codec import default_subsampling, encode_image
-from shards.console import Progress, format_bytes, parse_count
 from shards.folder import finish_dataset, lock_dataset
 from shards.manifest import Manifest
 from shards.markers import completed_shards
 from shards.pictures import SPLITS, Pictures, fit_image, open_pictures, rank_within_class
+from shards.progress import Progress
+from shards.quantities import format_bytes, parse_count
 from shards.recipe import Recipe, RenderSettings
 from shards.writer import ShardWriter
 

@@ -25,11 +25,12 @@ from pathlib import Path
 import numpy as np
 
 from shards.atomic import flush_folder, naming, remove_dead_temporary_files, temporary_path
-from shards.console import DamageError, format_bytes
 from shards.dataset import GroupDataset, MappedShard, map_file, narrow_index
+from shards.errors import DamageError
 from shards.fetching import open_filesystem, read_address, retrying
 from shards.inspection import measure_members
 from shards.manifest import DATA_FOLDER, MANIFEST_NAME, ShardRecord, group_key, parse_manifest
+from shards.quantities import format_bytes
 from shards.tar import make_index
 
 _CHUNK_BYTES = 1 << 20

@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from shards.atomic import write_atomically
 from shards.canonical import JSON
-from shards.console import format_count
 from shards.dataset import Group, GroupDataset
+from shards.quantities import format_count
 
 _PAPER = (250, 249, 246)
 _INK = (33, 37, 41)

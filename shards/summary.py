@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.canonical import JSON, canonical_json, shorten
-from shards.console import format_bytes, format_seconds, format_things
 from shards.folder import lock_holder
 from shards.manifest import MANIFEST_NAME, load_manifest
 from shards.markers import Marker, is_complete, scan_markers
+from shards.quantities import format_bytes, format_seconds, format_things
 from shards.recipe import Recipe, RenderSettings
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.console import DamageError
+from shards.errors import DamageError
 
 BLOCK_BYTES = 512
 RECORD_BYTES = 20 * BLOCK_BYTES

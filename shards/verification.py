@@ -19,10 +19,12 @@ from pathlib import Path
 
 from shards.canonical import JSON
 from shards.card import CARD_NAME, CHECKSUMS_NAME, TIMM_INFO_NAME, timm_info_text
-from shards.console import DamageError, Progress, format_things
+from shards.errors import DamageError
 from shards.inspection import inspect_shard
 from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, load_manifest, shard_stem
 from shards.markers import index_path, read_marker, tar_path
+from shards.progress import Progress
+from shards.quantities import format_things
 
 _CHECKSUM_PATTERN = re.compile(r"([0-9a-f]{64})  (\S.*)")
 

@@ -8,17 +8,8 @@ from typing import Any
 
 import click
 
-from shards.console import (
-    CommandGroup,
-    Count,
-    SectionedCommand,
-    echo_json,
-    examples,
-    format_bytes,
-    format_count,
-    format_seconds,
-    json_option,
-)
+from shards.console import CommandGroup, Count, SectionedCommand, echo_json, examples, json_option
+from shards.quantities import format_bytes, format_count, format_seconds
 from synthgen.commands.directions import directions
 from synthgen.commands.standing import status_command
 from synthgen.commands.steer import steer

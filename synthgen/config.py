@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shards.console import parse_count
 from shards.manifest import LARGEST_NUM_GROUPS
+from shards.quantities import parse_count
 from synthgen.adapters import DEFAULT_GENERATOR, check_generator_name, check_truncation
 from synthgen.views import ViewPolicy, policy_from_options
 

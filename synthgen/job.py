@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from shards.canonical import first_difference
 from shards.codec import default_subsampling
-from shards.console import format_bytes
 from shards.manifest import MANIFEST_NAME, Manifest, load_manifest
+from shards.quantities import format_bytes
 from shards.recipe import Recipe, RenderSettings
 from shards.work import WorkPlan, read_plan
 from shards.writer import completed_shards, scan_markers

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.console import Progress
+from shards.progress import Progress
 from synthgen.adapters import DEFAULT_GENERATOR, load_generator
 from synthgen.draws import draw_labels, draw_truncated_normal
 from synthgen.vectors import VectorSet, check_vector_path, write_vectors

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from shards.canonical import JSON
 from shards.claims import Claim, read_claims
-from shards.console import format_seconds, format_things
 from shards.folder import lock_holder
 from shards.manifest import MANIFEST_NAME, load_manifest
 from shards.markers import is_complete, scan_markers
+from shards.quantities import format_seconds, format_things
 from shards.work import Failure, read_failures, read_plan
 
 _MOST_FAILURES_SHOWN = 10

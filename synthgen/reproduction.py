@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shards.canonical import JSON, first_difference
-from shards.console import DamageError, format_count
 from shards.dataset import GroupDataset
+from shards.errors import DamageError
 from shards.manifest import MANIFEST_NAME, Manifest, load_manifest, parse_manifest
 from shards.markers import tar_path
+from shards.quantities import format_count
 from shards.recipe import member_names
 from synthgen.adapters import DEFAULT_GENERATOR
 from synthgen.config import RenderConfig

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shards.canonical import JSON, first_difference
-from shards.console import Progress
 from shards.dataset import GroupDataset
 from shards.manifest import Manifest, load_manifest
 from shards.markers import read_marker
+from shards.progress import Progress
 from shards.recipe import member_names
 from synthgen.vectors import VectorFiles
 

@@ -37,8 +37,9 @@ from measuring import Program, describe_machine, format_machine, format_rate, fo
 from noise_dataset import write_dataset
 from opening import GROUPS_PER_SHARD, measure_opening
 
-from shards.console import Count, format_bytes
+from shards.console import Count
 from shards.manifest import load_manifest
+from shards.quantities import format_bytes
 
 PACKAGES = ("synthgen", "torch", "torchvision", "numpy", "simplejpeg", "pillow", "webdataset", "ffcv")
 OWN_GROUPS, OWN_SIZE = 4000, 32

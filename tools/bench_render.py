@@ -37,8 +37,9 @@ from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from safetensors.torch import save_file
 from torch import nn
 
-from shards.console import Count, format_bytes
+from shards.console import Count
 from shards.markers import scan_markers
+from shards.quantities import format_bytes
 from shards.writer import lock_dataset
 from synthgen.adapters import generator_info
 from synthgen.adapters.architecture import PUBLISHED_CONFIGS, count_flops

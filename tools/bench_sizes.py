@@ -37,9 +37,10 @@ from contrast.devices import fastest_precision, resolve_device
 from contrast.optimizer import default_settings
 from contrast.readers import open_batches
 from contrast.run_options import RunOptions
-from shards.console import Count, format_count
+from shards.console import Count
 from shards.dataset import GroupDataset
 from shards.markers import tar_path
+from shards.quantities import format_count
 
 PACKAGES = ("synthgen", "torch", "numpy", "simplejpeg")
 

@@ -22,8 +22,9 @@ import shards
 import synthgen
 from contrast.runlog import read_metrics
 from shards.atomic import write_atomically
-from shards.console import Count, format_seconds
+from shards.console import Count
 from shards.markers import scan_markers
+from shards.quantities import format_seconds
 
 HELD_OUT = 1000
 """Groups rendered beyond the ones trained on, where there are no photographs to score on."""

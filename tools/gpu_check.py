@@ -32,7 +32,8 @@ from bench_render import format_report as format_speed
 from measuring import Program, format_table, print_result
 
 import synthgen
-from shards.console import Count, DamageError
+from shards.console import Count
+from shards.errors import DamageError
 from synthgen.devices import choose_device, describe_environment, find_compiler
 from synthgen.verification import RenderVerification
 

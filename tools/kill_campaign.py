@@ -35,9 +35,11 @@ from tiny_generator import write_tiny_generator
 
 import synthgen
 from shards.claims import read_claims
-from shards.console import Count, Progress, format_seconds
+from shards.console import Count
 from shards.manifest import MANIFEST_NAME, load_manifest
 from shards.markers import scan_markers
+from shards.progress import Progress
+from shards.quantities import format_seconds
 from shards.verification import verify
 
 BATCH_SIZE = 10

@@ -21,8 +21,9 @@ from typing import Any
 
 import click
 
-from shards.console import CommandGroup, Progress
+from shards.console import CommandGroup
 from shards.cpu import cpu_name
+from shards.progress import Progress
 
 
 class Program(CommandGroup):

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from shards.codec import default_subsampling, encode_image
-from shards.console import Progress
 from shards.folder import finish_dataset, lock_dataset
+from shards.progress import Progress
 from shards.recipe import Recipe, RenderSettings
 from shards.writer import ShardWriter
 

@@ -27,8 +27,11 @@ import torch.nn.functional as F
 from measuring import Program, describe_machine, format_machine, format_rate, format_table, print_result
 from torch import Tensor
 
-from shards.console import Count, DamageError, Progress, format_bytes, format_seconds
+from shards.console import Count
 from shards.dataset import GroupDataset
+from shards.errors import DamageError
+from shards.progress import Progress
+from shards.quantities import format_bytes, format_seconds
 from shards.recipe import Recipe, RenderSettings
 from shards.verification import verify
 from shards.writer import finish_dataset, lock_dataset

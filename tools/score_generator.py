@@ -31,7 +31,8 @@ from inception import extract_inception
 from measuring import Program
 from torch import Tensor
 
-from shards.console import Count, Progress
+from shards.console import Count
+from shards.progress import Progress
 from synthgen import load_generator
 from synthgen.arithmetic import reproducible_arithmetic, set_forward_threads
 from synthgen.devices import count_forward_threads

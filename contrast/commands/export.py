@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from shards.console import echo_json, examples, format_bytes, json_option
+from shards.console import echo_json, examples, json_option
+from shards.quantities import format_bytes
 
 FOLDER = click.Path(path_type=Path)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from shards.console import examples, format_count
+from shards.console import examples
+from shards.quantities import format_count
 
 
 @click.command(epilog=examples("contrast data images STL10 --out datasets/stl10"))

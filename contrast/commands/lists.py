@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from shards.console import parse_count
+from shards.quantities import parse_count
 
 
 class Names(click.ParamType):

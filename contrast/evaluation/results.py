@@ -16,7 +16,7 @@ from typing import Any
 from contrast.run_folder import EVALUATION_NAME
 from shards.atomic import write_atomically
 from shards.canonical import JSON
-from shards.console import DamageError
+from shards.errors import DamageError
 
 FORMAT = 2
 ROWS = ("pixels", "random", "trained")

@@ -47,7 +47,8 @@ from contrast.evaluation.results import (
 from contrast.evaluation.sources import load_pair
 from contrast.images import LabelledImages, align_classes
 from contrast.run_folder import RunRecord, read_run
-from shards.console import Progress, format_count
+from shards.progress import Progress
+from shards.quantities import format_count
 
 TEST_SCORES = ("knn", "linear", "logistic", "fewshot", "rankme")
 """Of labelled images."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from shards.console import Count, echo_json, examples, format_bytes, format_count, format_things, json_option
+from shards.console import Count, echo_json, examples, json_option
+from shards.quantities import format_bytes, format_count, format_things
 
 
 @click.command(

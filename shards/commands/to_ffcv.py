@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from shards.console import Count, echo_json, examples, format_bytes, format_things, json_option
+from shards.console import Count, echo_json, examples, json_option
+from shards.quantities import format_bytes, format_things
 
 
 @click.command(

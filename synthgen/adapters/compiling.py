@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shards.console import describe_error
 from shards.cpu import cpu_flags
+from shards.errors import describe_error
 from synthgen.adapters.pixels import to_pixels
 from synthgen.adapters.probing import probe_inputs
 from synthgen.adapters.protocol import CompilableGenerator, Generator

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_structure
 
-from shards.console import describe_error
+from shards.errors import describe_error
 from synthgen.adapters.own_generator import OwnGenerator
 from synthgen.adapters.program_files import EXTRA_NAME, read_program_file
 

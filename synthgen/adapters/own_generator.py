@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shards.console import describe_error
+from shards.errors import describe_error
 from synthgen.adapters.pixels import to_pixels
 from synthgen.adapters.weight_files import default_class_names
 from synthgen.devices import lacks_memory

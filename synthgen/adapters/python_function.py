@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from shards.console import describe_error
+from shards.errors import describe_error
 from synthgen.adapters.own_generator import OwnGenerator
 from synthgen.adapters.weight_files import file_sha256
 

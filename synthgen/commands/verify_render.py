@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from shards.console import Count, DamageError, echo_json, examples, format_seconds, format_things, json_option
+from shards.console import Count, echo_json, examples, json_option
+from shards.errors import DamageError
+from shards.quantities import format_seconds, format_things
 
 
 @click.command(

@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from shards.console import Progress, format_things
 from shards.folder import finish_if_whole, share_dataset
 from shards.manifest import Manifest, load_manifest
+from shards.progress import Progress
+from shards.quantities import format_things
 from shards.work import read_failures
 from synthgen.config import RenderConfig
 from synthgen.job import FolderState, RenderJob, check_disk, prepare_job, survey_folder

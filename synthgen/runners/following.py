@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shards.claims import is_done, read_claims
-from shards.console import Progress, format_things
 from shards.manifest import DATA_FOLDER
 from shards.markers import marker_path
+from shards.progress import Progress
+from shards.quantities import format_things
 from synthgen.pipeline import slowest_stage
 from synthgen.plan import ShardPlan
 

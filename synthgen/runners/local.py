@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
-from shards.console import Progress, format_bytes, format_count, format_seconds, format_things
 from shards.folder import finish_if_whole, restore_files
 from shards.manifest import Manifest, load_manifest
+from shards.progress import Progress
+from shards.quantities import format_bytes, format_count, format_seconds, format_things
 from shards.turns import turn
 from shards.work import end_work, remove_work
 from shards.writer import finish_dataset

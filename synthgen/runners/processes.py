@@ -24,8 +24,9 @@ from typing import Any
 
 import synthgen
 from shards.claims import end_claims
-from shards.console import DamageError, Progress
+from shards.errors import DamageError
 from shards.processes import host_tag
+from shards.progress import Progress
 from shards.work import read_failures
 from synthgen.config import RenderConfig
 from synthgen.job import RenderJob

@@ -12,8 +12,8 @@ import os
 from contextlib import suppress
 from typing import Any
 
-from shards.console import format_things
 from shards.manifest import Manifest
+from shards.quantities import format_things
 from synthgen.config import RenderConfig
 from synthgen.runners.batch import MOST_ATTEMPTS, finish_batch, open_batch, run_task
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from shards.claims import is_done
-from shards.console import format_things
 from shards.manifest import Manifest
+from shards.quantities import format_things
 from synthgen.config import RenderConfig, parse_slurm_options
 from synthgen.runners.batch import MOST_ATTEMPTS, Batch, finish_batch, logs_folder, open_batch, run_task
 

@@ -40,7 +40,7 @@ def main() -> None:
 
 def describe_error(error: BaseException) -> dict[str, Any]:
     """What the parent needs to raise the same error."""
-    from shards.console import DamageError
+    from shards.errors import DamageError
 
     if isinstance(error, OSError):
         filename = None if error.filename is None else os.fsdecode(error.filename)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shards.console import Progress
+from shards.progress import Progress
 from synthgen.adapters import load_generator
 from synthgen.adapters.protocol import DifferentiableGenerator
 from synthgen.devices import choose_device, choose_dtype

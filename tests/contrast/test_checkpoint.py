@@ -10,7 +10,7 @@ import torch
 
 from contrast.checkpoint import load_checkpoint, load_strictly, save_checkpoint
 from contrast.encoders import build_encoder
-from shards.console import DamageError
+from shards.errors import DamageError
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torchvision.datasets import CIFAR10
 from contrast import data
 from contrast.data import cifar10, load_cifar10
 from contrast.evaluation.sources import load_pair
-from shards.console import DamageError
+from shards.errors import DamageError
 
 REFUSED = "http://127.0.0.1:9/cifar-10-python.tar.gz"
 """Nobody listens on the discard port."""

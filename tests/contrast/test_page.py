@@ -16,7 +16,7 @@ from contrast.evaluation.scoring import evaluate_run
 from contrast.page import draw_loss_curve, write_report
 from contrast.run_options import RunOptions
 from contrast.training import train_encoder
-from shards.console import DamageError
+from shards.errors import DamageError
 
 
 class Links(HTMLParser):

@@ -21,8 +21,8 @@ from contrast.evaluation.overlap import find_copies
 from contrast.evaluation.sources import load_pair
 from contrast.images import LabelledImages
 from contrast.run_folder import RunRecord, TrainedOn, hash_anchors, open_run, read_run
-from shards.console import DamageError
 from shards.dataset import GroupDataset
+from shards.errors import DamageError
 
 
 def picture(value: int, size: tuple[int, int] = (8, 8)) -> Image.Image:

@@ -20,8 +20,8 @@ from contrast.run_options import RunOptions
 from contrast.runlog import RunLog, read_metrics, rewind_metrics
 from contrast.starting import configure_run
 from contrast.training import train_encoder
-from shards.console import DamageError
 from shards.dataset import GroupDataset
+from shards.errors import DamageError
 
 QUIET = RunOptions(device="cpu", quiet=True, log_every=2, checkpoint_seconds=0)
 

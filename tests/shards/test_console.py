@@ -8,17 +8,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from shards.console import (
-    CommandGroup,
-    Count,
-    DamageError,
-    Progress,
-    format_bytes,
-    format_count,
-    format_seconds,
-    format_things,
-    parse_count,
-)
+from shards.console import CommandGroup, Count
+from shards.errors import DamageError
+from shards.progress import Progress
+from shards.quantities import format_bytes, format_count, format_seconds, format_things, parse_count
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ import pytest
 
 import shards.decoding
 from shards.codec import OFF_THE_GRID, empty_pixels
-from shards.console import DamageError
 from shards.dataset import GroupDataset
 from shards.decoding import DecodingProcesses
+from shards.errors import DamageError
 from shards.manifest import Manifest
 from shards.markers import tar_path
 from shards.processes import host_tag, is_surely_dead

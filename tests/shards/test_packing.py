@@ -18,7 +18,7 @@ from PIL import Image
 import shards
 from shards import GroupDataset
 from shards.cli import main
-from shards.console import DamageError
+from shards.errors import DamageError
 from shards.packing import balanced_order
 from shards.pictures import list_image_folder, read_image
 

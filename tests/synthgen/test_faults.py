@@ -21,9 +21,9 @@ import pytest
 import torch
 
 import synthgen
-from shards.console import Progress
 from shards.manifest import load_manifest
 from shards.markers import marker_path, scan_markers
+from shards.progress import Progress
 from shards.verification import verify
 from shards.writer import finish_dataset, lock_dataset
 from synthgen.adapters.biggan import BigGANGenerator

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 import synthgen
 from shards.codec import encode_image
-from shards.console import DamageError
 from shards.dataset import GroupDataset
+from shards.errors import DamageError
 from shards.manifest import load_manifest
 from shards.verification import verify
 from shards.writer import ShardWriter, finish_dataset, lock_dataset
