@@ -234,7 +234,7 @@ def compile_operations(*, backend: str = "inductor") -> Transform:
     return torch.compile(_augment, fullgraph=True, dynamic=False, backend=backend)
 
 
-def leave(pixels: Tensor, draws: AugmentDraws) -> Tensor:
+def keep_pixels(pixels: Tensor, draws: AugmentDraws) -> Tensor:
     """The images as they are, in the form of `augment`."""
     return to_floats(pixels)
 

@@ -22,7 +22,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from contrast.assembly import assemble_batches, describe_groups, find_facts, open_real
-from contrast.augment import Transform, augment, compile_operations, draw_augmentation, leave
+from contrast.augment import Transform, augment, compile_operations, draw_augmentation, keep_pixels
 from contrast.batches import Batches, GroupBatch
 from contrast.config import TrainConfig
 from contrast.devices import explain_out_of_memory
@@ -244,7 +244,7 @@ def _seed_of_step(seed: int, step: int, rank: int) -> int:
 
 def _pixel_transform(config: TrainConfig, options: RunOptions) -> Transform:
     if config.positives == "tz":
-        return leave
+        return keep_pixels
     return partial(augment, operations=compile_operations()) if options.compile else augment
 
 

@@ -87,9 +87,9 @@ def _open_lock(directory: Path) -> Iterator[int]:
 
 def _is_alone(descriptor: int, directory: Path, plan: WorkPlan) -> bool:
     """Takes the lock alone where nobody is at work; another plan is worth a wait for whoever only looks at the lock."""
-    hopeless = time.monotonic() + _LOCK_SECONDS
+    deadline = time.monotonic() + _LOCK_SECONDS
     while not (alone := try_lock(descriptor, fcntl.LOCK_EX, directory / LOCK_NAME)):
-        if read_plan(directory) == plan or time.monotonic() > hopeless:
+        if read_plan(directory) == plan or time.monotonic() > deadline:
             break
         time.sleep(0.05)
     return alone
@@ -97,9 +97,9 @@ def _is_alone(descriptor: int, directory: Path, plan: WorkPlan) -> bool:
 
 def _wait_for_lock(descriptor: int, kind: int, directory: Path, *, seconds: float) -> None:
     """Takes the lock within the time, in which whoever only looks at it, or has just been killed, lets go of it."""
-    hopeless = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not try_lock(descriptor, kind, directory / LOCK_NAME):
-        if time.monotonic() > hopeless:
+        if time.monotonic() > deadline:
             raise ValueError(
                 f"another job ({read_holder(descriptor)}) is writing {directory}: "
                 f"wait for it, stop it, or choose another folder"

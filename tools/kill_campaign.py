@@ -119,8 +119,8 @@ def watch_touches(folder: Path, at: int, then: Callable[[], None]) -> Callable[[
 
 def kill_after(child: int, seconds: float) -> bool:
     """SIGKILL after the time; whether the child was still there."""
-    hopeless = time.monotonic() + seconds
-    while time.monotonic() < hopeless:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         if os.waitpid(child, os.WNOHANG)[0]:
             return False
         time.sleep(0.002)
@@ -190,9 +190,9 @@ def disturb(kind: str, campaign: Campaign, out: Path, rng: random.Random) -> boo
 
         return os.waitstatus_to_exitcode(os.waitpid(fork(render_until), 0)[1]) < 0
     with subprocess.Popen(campaign.command(out), stderr=subprocess.PIPE, text=True) as job:
-        hopeless = time.monotonic() + _HOPELESS_SECONDS
+        deadline = time.monotonic() + _HOPELESS_SECONDS
         while job.poll() is None and not read_claims(out):
-            assert time.monotonic() < hopeless, "no worker has begun"
+            assert time.monotonic() < deadline, "no worker has begun"
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.3) * campaign.seconds)
         workers = sorted({claim.pid for claim in read_claims(out)})
@@ -228,9 +228,9 @@ def run_trial(number: int, campaign: Campaign, out: Path, rng: random.Random) ->
 
 def run_patiently(campaign: Campaign, out: Path) -> None:
     """Resumes; workers that have just lost their parent may hold the lock for a moment."""
-    hopeless = time.monotonic() + _HOPELESS_SECONDS
+    deadline = time.monotonic() + _HOPELESS_SECONDS
     while os.waitstatus_to_exitcode(os.waitpid(fork(lambda: campaign.render(out)), 0)[1]) != 0:
-        assert time.monotonic() < hopeless, "it does not resume"
+        assert time.monotonic() < deadline, "it does not resume"
 
 
 @contextmanager

@@ -135,9 +135,9 @@ def _daemon(command: Sequence[str], folder: Path, environment: dict[str, str]) -
 
 def _wait(is_up: object, name: str, folder: Path) -> None:
     assert callable(is_up)
-    hopeless = time.monotonic() + _START_SECONDS
+    deadline = time.monotonic() + _START_SECONDS
     while not is_up():
-        if time.monotonic() > hopeless:
+        if time.monotonic() > deadline:
             logs = [path.read_text(errors="replace")[-600:] for path in sorted(folder.glob("*.out"))]
             logs += [path.read_text(errors="replace")[-600:] for path in sorted(folder.glob("slurm*.log"))]
             raise RuntimeError(f"{name} did not start within {_START_SECONDS:.0f} s:\n" + "\n".join(logs))

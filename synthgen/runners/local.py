@@ -21,9 +21,9 @@ from synthgen.config import RenderConfig
 from synthgen.devices import describe_devices
 from synthgen.job import FolderState, RenderJob
 from synthgen.pipeline import slowest_stage
-from synthgen.runners.claimed import Worker
 from synthgen.runners.processes import run_processes
 from synthgen.runners.tasks import TaskShare
+from synthgen.runners.worker import Worker
 from synthgen.views import policy_from_recipe
 
 

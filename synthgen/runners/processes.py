@@ -35,7 +35,7 @@ from synthgen.runners.following import Follower
 
 MOST_ATTEMPTS = 3
 """Workers that may be lost in one shard, or before their first, until the job gives up."""
-_COMMAND = (sys.executable, "-m", "synthgen.runners.worker")
+_COMMAND = (sys.executable, "-m", "synthgen.runners.worker_process")
 _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 60.0
 
@@ -185,10 +185,10 @@ def _stop(places: Sequence[_Place], directory: Path) -> None:
     left = [place.process for place in places if not place.done]
     for process in left:
         process.terminate()  # nothing where it has ended
-    hopeless = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + _PATIENCE_SECONDS
     for process in left:
         try:
-            process.wait(max(0.0, hopeless - time.monotonic()))
+            process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

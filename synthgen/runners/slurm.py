@@ -108,9 +108,9 @@ def _follow(batch: Batch, executor: Any, num_tasks: int) -> None:
                 _submit(batch, executor, num_tasks, lost, attempts, queued)
         time.sleep(_POLL_SECONDS)
         batch.update()
-    hopeless = time.monotonic() + _LEAVE_SECONDS  # the last tasks still write their logs
+    deadline = time.monotonic() + _LEAVE_SECONDS  # the last tasks still write their logs
     with suppress(ValueError):
-        while time.monotonic() < hopeless and not _jobs_in_queue().isdisjoint(queued.values()):
+        while time.monotonic() < deadline and not _jobs_in_queue().isdisjoint(queued.values()):
             time.sleep(_POLL_SECONDS)
 
 
@@ -119,9 +119,9 @@ def _submit(
 ) -> None:
     if not indices:
         return
-    hopeless = [index for index in indices if attempts[index] >= MOST_ATTEMPTS]
-    if hopeless:
-        raise ValueError(f"{batch.lost_message(hopeless)}; logs are in {logs_folder(batch.config.out)}")
+    given_up = [index for index in indices if attempts[index] >= MOST_ATTEMPTS]
+    if given_up:
+        raise ValueError(f"{batch.lost_message(given_up)}; logs are in {logs_folder(batch.config.out)}")
     again = [index for index in indices if attempts[index]]
     try:
         jobs = executor.map_array(SlurmTask(), [batch.task_config(index, num_tasks) for index in indices])

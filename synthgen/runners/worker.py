@@ -1,79 +1,143 @@
-"""A process of its own that renders on one device; started by synthgen.runners.processes, never by hand.
+"""One process at a list of shards that others may be at, too: claim, render, publish, until all of them are done.
 
-It is told what to do by one line of JSON on its standard input, which stays open as long as its parent lives: when it
-ends, so does the worker, at once. What went wrong is told by one line of JSON on its standard output.
+The renderer takes the next shard before the last one is published, so that its stages never run empty; a worker
+therefore holds two claims now and then. A thread of their own renews them, so that a shard is not lost to a slow
+generator or a disk that hangs: a claim says that its process lives, not how fast it is.
+
+    Worker(job).run(plan_shards(num_groups=4000, shard_size=1000))
 """
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import sys
 import threading
-from pathlib import Path
-from types import FrameType
-from typing import Any
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+from shards.claims import Claim, end_claims, release_claim, renew_claim, take_shard
+from shards.processes import host_tag
+from synthgen.job import RenderJob
+from synthgen.pipeline import ShardRenderer
+from synthgen.plan import ShardPlan
+
+_RENEW_SECONDS = 1.0
+_WAIT_SECONDS = 1.0
 
 
-def main() -> None:
-    """Reads the request, renders, and exits with 0 when all shards are done, with 1 after telling what went wrong."""
-    signal.signal(signal.SIGTERM, _stop)
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever prints must not be taken for an answer
-    request = json.loads(sys.stdin.readline() or "null")
-    if request is None:
-        sys.exit(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.sched_setaffinity(0, request["cores"])
-    try:
-        _render(request)
-    except BaseException as error:
-        if isinstance(error, SystemExit):
-            raise
-        json.dump(describe_error(error), answers)
-        answers.flush()
-        if describe_error(error)["kind"] == "other":
-            raise
-        sys.exit(1)
+class Worker:
+    """Renders shards of a job on its device, in the folder that the caller has locked.
 
+    Args:
+        task: what messages call this part of the job, such as "2 of 64"; empty where there is one part.
+    """
 
-def describe_error(error: BaseException) -> dict[str, Any]:
-    """What the parent needs to raise the same error."""
-    from shards.errors import DamageError
-
-    if isinstance(error, OSError):
-        filename = None if error.filename is None else os.fsdecode(error.filename)
-        return {"kind": "OSError", "errno": error.errno, "message": error.strerror or str(error), "filename": filename}
-    kind = next((kind.__name__ for kind in (DamageError, ValueError) if isinstance(error, kind)), "other")
-    return {"kind": kind, "message": str(error) if kind != "other" else f"{type(error).__name__}: {error}"}
-
-
-def _render(request: dict[str, Any]) -> None:
-    from synthgen.config import RenderConfig
-    from synthgen.job import prepare_job
-    from synthgen.plan import ShardPlan
-    from synthgen.runners.claimed import Worker
-
-    config = RenderConfig(**request["config"])
-    assert config.out == Path(request["config"]["out"])
-    job = prepare_job(config)
-    if job.recipe.id != request["recipe_id"]:
-        raise ValueError(
-            f"the generator on {config.devices} is not the one that the job began with: its weights or "
-            "files were replaced meanwhile; put them back, and the same command resumes"
+    def __init__(self, job: RenderJob, *, task: str = "") -> None:
+        self._job, self._task = job, task
+        self._renderer = ShardRenderer(
+            directory=job.directory,
+            recipe=job.recipe,
+            render=job.render,
+            generator=job.generator,
+            device=job.device,
+            vectors=job.vectors,
         )
-    Worker(job, task=request["task"]).run([ShardPlan(**shard) for shard in request["shards"]])
+        self._claims: deque[Claim] = deque()  # in the order in which their groups will be written
+        self._claims_lock = threading.Lock()  # so that none is renewed after it was released
+        self._began = time.monotonic()
+        self._num_written = 0
+        self._on_groups: Callable[[int], None] = lambda count: None
 
+    def run(self, shards: Sequence[ShardPlan], *, on_groups: Callable[[int], None] = lambda count: None) -> None:
+        """Returns when every one of the shards is done, by this worker or by others.
 
-def _end_with_parent() -> None:
-    sys.stdin.read()
-    os._exit(1)  # as if killed: who holds the folder next sweeps up
+        A shard that another worker is at is waited for, and taken over should that worker be lost. on_groups is told
+        of every few groups written, and of the shards that others have done.
 
+        Raises:
+            ValueError: the device ran out of memory.
+            OSError: the disk is full or not writable. Published shards stay; of the others nothing remains.
+        """
+        self._on_groups = on_groups
+        self._began = time.monotonic()
+        left = list(shards)
+        try:
+            with self._renewing():
+                while left:
+                    held: list[ShardPlan] = []
+                    self._renderer.run(self._take(left, held), on_groups=self._count)
+                    left = held
+                    if left:
+                        time.sleep(_WAIT_SECONDS)
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+            message = None if stopped else f"{type(error).__name__}: {error}"
+            with suppress(OSError):  # where the disk is full, that is the error to tell; claims of the dead are void
+                end_claims(self._job.directory, host_tag(), os.getpid(), message)
+            self._claims.clear()
+            raise
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
+    def stage_shares(self) -> dict[str, float]:
+        """Share of the time since run began that each stage was busy."""
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        return {stage: round(share, 4) for stage, share in self._renderer.busy_shares(seconds).items()}
 
+    def _rate(self) -> float:
+        """Groups per second since run began."""
+        return round(self._num_written / max(time.monotonic() - self._began, 1e-9), 3)
 
-if __name__ == "__main__":
-    main()
+    def _take(self, shards: Sequence[ShardPlan], held: list[ShardPlan]) -> Iterator[ShardPlan]:
+        for shard in shards:
+            claim = Claim(
+                index=shard.index,
+                count=shard.count,
+                host=host_tag(),
+                pid=os.getpid(),
+                device=str(self._job.device),
+                task=self._task,
+                began=time.time(),
+                groups_per_second=self._rate(),
+                stages=self.stage_shares() if self._num_written else {},
+            )
+            taken = take_shard(self._job.directory, claim)
+            if taken == "taken":
+                with self._claims_lock:
+                    self._claims.append(claim)
+                yield shard
+            elif taken == "held":
+                held.append(shard)
+            else:
+                self._on_groups(shard.count)
+
+    def _count(self, count: int) -> None:
+        """Books groups that were written: they belong to the shard that was claimed first."""
+        self._num_written += count
+        with self._claims_lock:
+            current = replace(self._claims[0], groups_written=self._claims[0].groups_written + count)
+            self._claims[0] = current
+            if current.groups_written == current.count:
+                self._claims.popleft()
+                release_claim(self._job.directory, current)
+        self._on_groups(count)
+
+    @contextmanager
+    def _renewing(self) -> Iterator[None]:
+        """Inside, the claims are renewed once a second, whatever the renderer is waiting for."""
+        over = threading.Event()
+
+        def renew() -> None:
+            while not over.wait(_RENEW_SECONDS):
+                rate, shares = self._rate(), self.stage_shares()
+                with self._claims_lock:
+                    for claim in self._claims:
+                        renew_claim(self._job.directory, replace(claim, groups_per_second=rate, stages=shares))
+
+        thread = threading.Thread(target=renew, name="renew claims")
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()

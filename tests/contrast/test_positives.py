@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import contrast
-from contrast.augment import augment, draw_augmentation, leave
+from contrast.augment import augment, draw_augmentation, keep_pixels
 from contrast.batches import GroupBatch, GroupBatches
 from contrast.config import TrainConfig
 from contrast.losses import multi_positive_loss
@@ -88,8 +88,8 @@ def test_ranks_together_pick_what_one_process_picks() -> None:
 def test_tz_leaves_the_pixels_as_they_are() -> None:
     pixels = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
     draws = draw_augmentation(TrainConfig(steps=1).augment, count=4, seed=0, step=0)
-    assert torch.equal(leave(pixels, draws), pixels.permute(0, 3, 1, 2) / 255)
-    assert not torch.allclose(augment(pixels, draws), leave(pixels, draws), atol=0.01)
+    assert torch.equal(keep_pixels(pixels, draws), pixels.permute(0, 3, 1, 2) / 255)
+    assert not torch.allclose(augment(pixels, draws), keep_pixels(pixels, draws), atol=0.01)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

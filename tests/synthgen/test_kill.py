@@ -40,9 +40,9 @@ def written_bytes(out: Path) -> int:
 
 def kill_at(process: subprocess.Popen[bytes], out: Path, target_bytes: int) -> None:
     """SIGKILL as soon as the dataset has grown past the target."""
-    hopeless = time.monotonic() + SECONDS_UNTIL_HOPELESS
+    deadline = time.monotonic() + SECONDS_UNTIL_HOPELESS
     while process.poll() is None and written_bytes(out) < target_bytes:
-        assert time.monotonic() < hopeless
+        assert time.monotonic() < deadline
     process.kill()
     process.wait()
 

@@ -38,9 +38,9 @@ def command(out: Path, weights: Path) -> list[str]:
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    hopeless = time.monotonic() + SECONDS_UNTIL_HOPELESS
+    deadline = time.monotonic() + SECONDS_UNTIL_HOPELESS
     while not condition():
-        assert time.monotonic() < hopeless
+        assert time.monotonic() < deadline
 
 
 def pids_in_mid_shard(out: Path) -> set[int]:
@@ -112,7 +112,7 @@ def test_killed_parents_interrupts_and_killed_workers(tiny_weights: Path, tmp_pa
 
 def _is_worker(pid: int) -> bool:
     try:
-        return b"synthgen.runners.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"synthgen.runners.worker_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
 
@@ -209,7 +209,7 @@ worker.main()
 
 def test_a_worker_tells_its_error_and_ends(tmp_path: Path) -> None:
     """The real one: a request that cannot work, and none at all."""
-    worker = [sys.executable, "-m", "synthgen.runners.worker"]
+    worker = [sys.executable, "-m", "synthgen.runners.worker_process"]
     config = {"n": 4, "out": str(tmp_path / "d"), "weights": "/no/such/folder", "devices": "cpu"}
     request = {"config": config, "recipe_id": "", "cores": sorted(os.sched_getaffinity(0)), "task": "", "shards": []}
     with subprocess.Popen(worker, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

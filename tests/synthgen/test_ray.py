@@ -40,9 +40,9 @@ def test_a_killed_ray_worker_is_replaced_and_the_bytes_are_the_same(tiny_weights
     settings = {"shard_size": 500, "batch_size": 20, "dtype": "float32", "devices": "cpu"}
     manifest = synthgen.render(n=4000, out=whole, weights=tiny_weights, quiet=True, **settings)
     with subprocess.Popen(command(out, tiny_weights), stderr=subprocess.PIPE, text=True) as process:
-        hopeless = time.monotonic() + SECONDS_UNTIL_HOPELESS
+        deadline = time.monotonic() + SECONDS_UNTIL_HOPELESS
         while not (claims := read_claims(out)) or not list(out.glob("data/.train-*.tar.*.tmp")):
-            assert time.monotonic() < hopeless and process.poll() is None
+            assert time.monotonic() < deadline and process.poll() is None
         os.kill(claims[0].pid, signal.SIGKILL)
         said = process.communicate()[1]
     assert process.returncode == 0, said

@@ -57,9 +57,9 @@ def arguments(out: Path, weights: Path) -> list[str]:
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    hopeless = time.monotonic() + SECONDS_UNTIL_HOPELESS
+    deadline = time.monotonic() + SECONDS_UNTIL_HOPELESS
     while not condition():
-        assert time.monotonic() < hopeless
+        assert time.monotonic() < deadline
 
 
 def is_in_mid_shard(out: Path) -> bool:

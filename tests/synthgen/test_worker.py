@@ -37,8 +37,8 @@ def test_a_block_that_takes_long_does_not_cost_the_shard(
         """Goes on once a claim of which nothing was heard for very long has been renewed."""
         if not ages:
             os.utime(path, (time.time() - LEASE_SECONDS - 20,) * 2)
-            hopeless = time.monotonic() + SECONDS_UNTIL_HOPELESS
-            while (found := read_claim(out, 0)) is None or (found.is_void and time.monotonic() < hopeless):
+            deadline = time.monotonic() + SECONDS_UNTIL_HOPELESS
+            while (found := read_claim(out, 0)) is None or (found.is_void and time.monotonic() < deadline):
                 pass
             ages.append(found.age_seconds)
         return generate(self, *arguments)
