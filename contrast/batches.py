@@ -20,10 +20,8 @@ from typing import Protocol
 import numpy as np
 from numpy import ndarray
 
-from contrast.orders import GroupOrder, ShuffledOrder, draw_order
+from contrast.orders import GroupOrder, ShuffledOrder
 from shards.decoding import DecodingProcesses
-
-__all__ = ["GroupBatch", "GroupBatches", "GroupSource", "count_steps_per_epoch", "draw_order"]
 
 MEMORY_BYTES = 2 * 10**9
 NUM_WORKERS = 2

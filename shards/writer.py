@@ -6,8 +6,7 @@
         writer.publish(environment={}, seconds=12.0, stages={})
 
 Until publish returns, the folder holds nothing but a temporary file; afterwards tar, member offsets and, last, the
-completion marker are on the disk. Folder-wide steps are in shards.folder, markers in shards.markers; their names can
-be had from here too, so that who writes a dataset needs this module only.
+completion marker are on the disk. Folder-wide steps, the lock and the manifest among them, are in shards.folder.
 """
 
 from __future__ import annotations
@@ -23,31 +22,18 @@ import numpy as np
 
 from shards.atomic import flush_folder, naming, temporary_path, write_atomically
 from shards.canonical import JSON, canonical_json
-from shards.folder import finish_dataset, lock_dataset
 from shards.manifest import ShardRecord, group_key
 from shards.markers import (
     Marker,
-    completed_shards,
     index_path,
     is_complete,
     marker_path,
     read_marker,
-    scan_markers,
     tar_path,
 )
 from shards.recipe import Recipe, RenderSettings, member_names
 from shards.tar import end_of_archive, make_index, member_header, padding
 from shards.turns import turn
-
-__all__ = [
-    "Marker",
-    "ShardWriter",
-    "completed_shards",
-    "finish_dataset",
-    "lock_dataset",
-    "read_marker",
-    "scan_markers",
-]
 
 
 class ShardWriter:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from shards.canonical import first_difference
 from shards.codec import default_subsampling
 from shards.manifest import MANIFEST_NAME, Manifest, load_manifest
+from shards.markers import completed_shards, scan_markers
 from shards.quantities import format_bytes
 from shards.recipe import Recipe, RenderSettings
 from shards.work import WorkPlan, read_plan
-from shards.writer import completed_shards, scan_markers
 from synthgen.adapters import GENERATORS, load_generator
 from synthgen.class_weights import parse_class_weights
 from synthgen.classes import parse_classes

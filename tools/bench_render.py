@@ -38,9 +38,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from shards.console import Count
+from shards.folder import lock_dataset
 from shards.markers import scan_markers
 from shards.quantities import format_bytes
-from shards.writer import lock_dataset
 from synthgen.adapters import generator_info
 from synthgen.adapters.architecture import PUBLISHED_CONFIGS, count_flops
 from synthgen.adapters.compiling import compile_passes

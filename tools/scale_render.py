@@ -30,11 +30,11 @@ from torch import Tensor
 from shards.console import Count
 from shards.dataset import GroupDataset
 from shards.errors import DamageError
+from shards.folder import finish_dataset, lock_dataset
 from shards.progress import Progress
 from shards.quantities import format_bytes, format_seconds
 from shards.recipe import Recipe, RenderSettings
 from shards.verification import verify
-from shards.writer import finish_dataset, lock_dataset
 from synthgen.adapters.pixels import to_pixels
 from synthgen.devices import count_forward_threads
 from synthgen.job import RenderJob, check_disk, survey_folder

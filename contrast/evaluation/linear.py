@@ -19,8 +19,8 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from contrast.batches import draw_order
 from contrast.evaluation.holdout import hold_out_tenth
+from contrast.orders import draw_order
 
 LEARNING_RATES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Peaks; each falls to zero along half a cosine. Features are standardised, so one grid suits encoders of all kinds."""

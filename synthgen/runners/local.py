@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
-from shards.folder import finish_if_whole, restore_files
+from shards.folder import finish_dataset, finish_if_whole, restore_files
 from shards.manifest import Manifest, load_manifest
 from shards.progress import Progress
 from shards.quantities import format_bytes, format_count, format_seconds, format_things
 from shards.turns import turn
 from shards.work import end_work, remove_work
-from shards.writer import finish_dataset
 from synthgen.config import RenderConfig
 from synthgen.devices import describe_devices
 from synthgen.job import FolderState, RenderJob

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contrast.batches import GroupBatches, draw_order
+from contrast.batches import GroupBatches
+from contrast.orders import draw_order
 from shards.dataset import GroupDataset
 
 

@@ -8,12 +8,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from contrast.batches import draw_order
 from contrast.evaluation.fewshot import draw_shots, few_shot_accuracies
 from contrast.evaluation.holdout import hold_out_tenth
 from contrast.evaluation.knn import knn_accuracies, knn_accuracy, knn_predict
 from contrast.evaluation.linear import LEARNING_RATES, linear_probe, train_heads
 from contrast.evaluation.logistic import PENALTIES, logistic_regression
+from contrast.orders import draw_order
 
 
 def clusters(num: int, *, seed: int, noise: float = 1.6, dim: int = 12) -> tuple[np.ndarray, np.ndarray]:

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from shards.codec import encode_image
+from shards.folder import finish_dataset, lock_dataset
 from shards.manifest import Manifest
+from shards.markers import completed_shards
 from shards.recipe import Recipe, RenderSettings
-from shards.writer import ShardWriter, completed_shards, finish_dataset, lock_dataset
+from shards.writer import ShardWriter
 
 NAMES = {3: "cat", 5: "dog", 8: "ship"}
 RENDER = RenderSettings(batch_size=4, dtype="float32")

@@ -21,11 +21,11 @@ import pytest
 import torch
 
 import synthgen
+from shards.folder import finish_dataset, lock_dataset
 from shards.manifest import load_manifest
 from shards.markers import marker_path, scan_markers
 from shards.progress import Progress
 from shards.verification import verify
-from shards.writer import finish_dataset, lock_dataset
 from synthgen.adapters.biggan import BigGANGenerator
 from synthgen.arithmetic import reproducible_arithmetic
 from synthgen.devices import explain_out_of_memory

@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 
 import synthgen.job
 import synthgen.runners.local
+from shards.folder import lock_dataset
 from shards.manifest import load_manifest
-from shards.writer import lock_dataset
 from synthgen.cli import main
 
 Run = Callable[..., Result]

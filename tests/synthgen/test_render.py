@@ -18,11 +18,12 @@ import torch
 
 import synthgen
 from shards.dataset import GroupDataset
+from shards.folder import lock_dataset
 from shards.manifest import Manifest, ShardRecord, load_manifest
-from shards.markers import scan_markers
+from shards.markers import read_marker, scan_markers
 from shards.recipe import Recipe, RenderSettings
 from shards.verification import verify
-from shards.writer import ShardWriter, lock_dataset, read_marker
+from shards.writer import ShardWriter
 from synthgen.pipeline import STAGES, ShardRenderer, slowest_stage
 from synthgen.plan import ShardPlan, draw_groups
 

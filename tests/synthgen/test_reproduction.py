@@ -18,9 +18,10 @@ import synthgen
 from shards.codec import encode_image
 from shards.dataset import GroupDataset
 from shards.errors import DamageError
+from shards.folder import finish_dataset, lock_dataset
 from shards.manifest import load_manifest
 from shards.verification import verify
-from shards.writer import ShardWriter, finish_dataset, lock_dataset
+from shards.writer import ShardWriter
 from synthgen.cli import main
 from synthgen.config import FREE_OPTIONS, RenderConfig
 
