@@ -1,7 +1,7 @@
 """What a run reads: the groups of a dataset, real images among them where asked, picked as the objective needs them.
 
 facts = find_facts(dataset, with_latents=False)
-batches = assemble_batches(config, objective, batches, real=None)
+batches = assemble_batches(config, build_objective(config, facts), dataset, batches, place, real=None)
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from shards.writer import ShardWriter
 
 _MODULES = {
-    "DamageError": "console",
+    "DamageError": "errors",
     "Group": "dataset",
     "GroupDataset": "dataset",
     "Manifest": "manifest",

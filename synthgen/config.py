@@ -79,8 +79,8 @@ class RenderConfig:
     dtype: str = "auto"
     """auto, float32 or bfloat16; auto is the folder's, or what the device multiplies fast."""
     compile: bool | None = None
-    """Whether torch.compile fuses the passes: faster on some devices, other last bits, up to a minute of compiling in
-    every process; None for the folder's, or no."""
+    """Whether torch.compile fuses the passes: faster on some devices, other last bits, half a minute of compiling in
+    every process that finds nothing compiled; None for the folder's, or no."""
     store_latents: bool = False
     """Whether every group carries its latents as a member of its own."""
     task_index: int | None = None

@@ -68,7 +68,7 @@ def run_local(
     label = "rendering" if share is None else f"task {share.label}"
     task = share.label if share else ""
     if missing and job.render.compiled:
-        lines.append("compiling the passes first: a minute or so, less where that was done before")
+        lines.append("compiling the passes first: half a minute or so, seconds where that was done before")
     if not quiet:
         print("\n".join(lines), file=sys.stderr, flush=True)
     with ExitStack() as stack:
