@@ -124,7 +124,9 @@ def retrying(work: Callable[[], Any], what: str) -> Any:
                 raise  # of the local disk: it is full, or may not be written
             if attempt == MOST_ATTEMPTS:
                 reason = " ".join((str(error) or type(error).__name__).split("Debug source")[0].split())
-                raise DamageError(f"{what} cannot be fetched, {attempt} times tried ({reason}); the same command goes on") from error
+                raise DamageError(
+                    f"{what} cannot be fetched, {attempt} times tried ({reason}); run the same command again to go on"
+                ) from error
             time.sleep(pause_seconds)
             pause_seconds *= 2
     raise AssertionError("no attempt was made")

@@ -4,8 +4,8 @@
     probe.accuracy, probe.learning_rate
 
 A head for every learning rate of a grid is trained in one pass over the cached features: their weights lie side by side
-in one matrix, so nine heads cost one product. Nine tenths of the training images fit, one tenth picks the rate, then one
-head of that rate is trained on all of them. The test images are touched once, and the encoder never.
+in one matrix, so nine heads cost one product. Nine tenths of the training images fit, one tenth picks the rate, then
+one head of that rate is trained on all of them. The test images are touched once, and the encoder never.
 """
 
 from __future__ import annotations
