@@ -19,7 +19,7 @@ class Progress:
     """Progress on stderr: a bar on a terminal, elsewhere one plain line now and then, and one at the end.
 
     Args:
-        total: units of the whole job; None where it is not known.
+        total: units of the whole job.
         initial: units that an earlier run has done; they count as done but not for the rate.
         every_seconds: shortest time between two plain lines.
         quiet: says nothing at all.
@@ -28,7 +28,7 @@ class Progress:
     def __init__(
         self,
         *,
-        total: int | None,
+        total: int,
         unit: str,
         label: str,
         initial: int = 0,
@@ -93,13 +93,11 @@ class Progress:
     def _write_line(self, prefix: str) -> None:
         elapsed = time.monotonic() - self._started
         rate = (self._done - self._initial) / elapsed if elapsed > 0 else 0.0
-        parts = [f"{self._done} {self._unit}"]
-        if self._total is not None:
-            share = 100 * self._done / self._total if self._total else 100.0
-            parts = [f"{self._done}/{self._total} {self._unit} ({share:.0f}%)"]
+        share = 100 * self._done / self._total if self._total else 100.0
+        parts = [f"{self._done}/{self._total} {self._unit} ({share:.0f}%)"]
         if rate > 0:
             parts.append(f"{rate:.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
-        if self._total is not None and rate > 0 and self._done < self._total:
+        if rate > 0 and self._done < self._total:
             parts.append(f"{format_seconds((self._total - self._done) / rate)} left")
         else:
             parts.append(format_seconds(elapsed))

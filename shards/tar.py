@@ -85,12 +85,6 @@ def make_index(labels: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return index
 
 
-def tar_size(index: np.ndarray) -> int:
-    """Bytes of the whole tar that an index describes."""
-    end = int(index[-1, -2]) + padded_size(int(index[-1, -1]))
-    return end + len(end_of_archive(end))
-
-
 def load_index(path: Path, *, count: int, num_members: int) -> np.ndarray:
     """The first `count` rows of an index file; it holds more rows while the dataset is growing.
 

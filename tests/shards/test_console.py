@@ -109,7 +109,7 @@ def test_progress_off_a_terminal_is_plain_lines(capsys: pytest.CaptureFixture[st
 
 
 def test_progress_is_rare_and_can_be_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(total=None, unit="groups", label="reading", every_seconds=3600) as progress:
+    with Progress(total=100, unit="groups", label="reading", every_seconds=3600) as progress:
         for _ in range(100):
             progress.advance()
     with Progress(total=5, unit="groups", label="silent", every_seconds=0, quiet=True) as progress:
