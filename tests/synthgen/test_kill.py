@@ -65,7 +65,7 @@ def test_killed_and_resumed_is_byte_identical(tiny_weights: Path, tmp_path: Path
         process = subprocess.Popen(command(killed, tiny_weights), env={**os.environ, "OMP_NUM_THREADS": "1"})
         kill_at(process, killed, round(moment * manifest.total_bytes))
         assert process.returncode == -9, "it was done before it could be killed"
-        with pytest.raises(ValueError, match="render was not finished"):
+        with pytest.raises(ValueError, match="it was not finished"):
             load_manifest(killed)
         published = sorted((killed / "data").glob("*.tar"))
         for path in published:  # whatever bears a shard's name is whole
