@@ -198,9 +198,9 @@ import io, json, sys
 request = json.loads(sys.stdin.readline())
 request["config"]["weights"] = {str(tmp_path / "others")!r}
 sys.stdin = io.TextIOWrapper(io.BytesIO(json.dumps(request).encode() + b"\\n"))
-from synthgen.runners import worker
-worker._end_with_parent = lambda: None
-worker.main()
+from synthgen.runners import worker_process
+worker_process._end_with_parent = lambda: None
+worker_process.main()
 """
     with pytest.raises(ValueError, match=r"on cpu is not the one that the job began with: .* put them back"):
         render_with(swap)

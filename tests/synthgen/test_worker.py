@@ -12,7 +12,7 @@ import pytest
 import synthgen
 from shards.claims import LEASE_SECONDS, read_claim, read_claims
 from synthgen.pipeline import ShardRenderer
-from synthgen.runners import claimed
+from synthgen.runners import worker
 
 SECONDS_UNTIL_HOPELESS = 30
 
@@ -29,7 +29,7 @@ def render(out: Path, weights: Path) -> None:
 def test_a_block_that_takes_long_does_not_cost_the_shard(
     tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claimed, "_RENEW_SECONDS", 0.01)
+    monkeypatch.setattr(worker, "_RENEW_SECONDS", 0.01)
     out, generate, ages = tmp_path / "d", ShardRenderer._generate, []
     path = out / ".work/train-000000.claim.json"
 
