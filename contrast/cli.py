@@ -179,7 +179,7 @@ def train(as_json: bool, **options: Any) -> None:
 @click.option(
     "--data",
     multiple=True,
-    help="cifar10, a torchvision dataset's name, an image folder, or a shards folder. May be given several times.",
+    help="cifar10 or its folder, a torchvision dataset's name, an image folder, or a shards folder. May be repeated.",
 )
 @click.option("--data-train", help="Another source for the labelled training images; matched by class name.")
 @click.option("--data-root", type=FOLDER, help="Where a named dataset lies.  [default: the user's cache]")

@@ -134,15 +134,18 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def explain_damage(name: str) -> Iterator[None]:
+def explain_damage(name: str, errors: tuple[type[Exception], ...] = _PILLOW_ERRORS) -> Iterator[None]:
     """Turns what Pillow raises for an image that it cannot decode into one line that names it.
 
     Raises:
         DamageError: it does not decode.
+        OSError: it cannot be read, as the system says.
     """
     try:
         yield
-    except _PILLOW_ERRORS as error:
+    except errors as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise DamageError(f"{name} does not decode ({error}): repair or remove it") from error
 
 

@@ -60,7 +60,7 @@ class TestScores:
     __test__ = False  # not a test of pytest's
 
     data: str
-    """As it was asked for."""
+    """As it was asked for; cifar10 wherever that lies."""
     evaluated_on: str
     """The test images, and whether they are real."""
     trained_with: str

@@ -44,7 +44,7 @@ from contrast.evaluation.results import (
     TestScores,
     write_evaluation,
 )
-from contrast.evaluation.sources import load_pair
+from contrast.evaluation.sources import load_pair, name_source
 from contrast.images import LabelledImages, align_classes
 from contrast.run_folder import RunRecord, read_run
 from shards.progress import Progress
@@ -275,7 +275,7 @@ def _load_test(
         ks = tuple(k for k in DEFAULT_KS if k <= len(train))
         if ks != DEFAULT_KS:
             notes.append(f"no kNN of more than {ks[-1]} neighbours: there are {len(train)} training labels")
-    return _Test(source=source, train=train, test=test, ks=ks, notes=tuple(notes))
+    return _Test(source=name_source(source), train=train, test=test, ks=ks, notes=tuple(notes))
 
 
 def _encode_as(row: str, record: RunRecord, trained: Encoder, run: Path, device: torch.device) -> Encode:

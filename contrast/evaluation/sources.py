@@ -74,7 +74,7 @@ def list_pair(
     """Images whose labels a score may use, and the images that it is taken on, with notes of what is in doubt of them.
 
     Args:
-        data: cifar10, the name of a torchvision dataset, an image folder, or a folder of shards.
+        data: cifar10 or its folder, the name of a torchvision dataset, an image folder, or a folder of shards.
         image_size: other sizes are resized (shorter side) and cut to the centre.
         data_train: another source for the first of the two.
         data_root: where a named dataset lies.
@@ -109,14 +109,23 @@ def _list(data: str, split: str, size: int, root: Path | None) -> ListedImages:
         return _from_memory(load_cifar10(root or default_folder(), split=split), size)
     folder = Path(data)
     if folder.is_dir():
-        if (folder / "train-images.npy").exists():  # as contrast data cifar10 leaves it
+        if _holds_cifar10(folder):
             return _from_memory(load_cifar10(folder, split=split), size)
         return _from_folder(folder, split, size)
     return _from_torchvision(data, split, size, root)
 
 
+def name_source(data: str) -> str:
+    """What a source is called in tables: cifar10 wherever its arrays lie, others as they were given."""
+    return "cifar10" if _is_cifar10(data) or _holds_cifar10(Path(data)) else data
+
+
 def _is_cifar10(data: str) -> bool:
     return data.lower() in ("cifar10", "cifar-10")
+
+
+def _holds_cifar10(folder: Path) -> bool:
+    return (folder / "train-images.npy").exists()  # as contrast data cifar10 leaves it
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def _labels_of(title: str, dataset: Any) -> np.ndarray:
     labels = np.empty(len(dataset), dtype=np.int64)
     try:
         for row in range(len(dataset)):
-            with explain_damage(_name_of(title, row)):
+            with explain_damage(_name_of(title, row), (OSError, SyntaxError, EOFError)):
                 item = dataset[row]
             labels[row] = int(item[1])
         return labels

@@ -15,7 +15,7 @@ from torchvision.datasets import CIFAR10
 
 from contrast import data
 from contrast.data import cifar10, load_cifar10
-from contrast.evaluation.sources import load_pair
+from contrast.evaluation.sources import load_pair, name_source
 from shards.errors import DamageError
 
 REFUSED = "http://127.0.0.1:9/cifar-10-python.tar.gz"
@@ -83,6 +83,7 @@ def test_the_mirror_is_used_where_the_first_source_refuses(
     by_name, by_folder = load_pair("cifar10", image_size=32, data_root=out), load_pair(str(out), image_size=32)
     assert [part.name for part in by_folder] == [part.name for part in by_name] == ["CIFAR-10 train", "CIFAR-10 test"]
     assert np.array_equal(by_folder[1].pixels, test.pixels)
+    assert name_source(str(out)) == name_source("CIFAR10") == "cifar10" and name_source(str(tmp_path)) == str(tmp_path)
     assert sorted(path.name for path in out.iterdir()) == sorted(f"{name}.npy" for name in arrays)
     monkeypatch.setenv("PATH", "")
     assert cifar10(out=out, note=said.append).source == "already there"

@@ -172,6 +172,10 @@ def test_two_sources(groups: Path, folder: Path) -> None:
     assert len(test) == 4 and test.is_real and test.pixels.shape[1] == 16
 
 
+def raise_(error: Exception) -> None:
+    raise error
+
+
 class TinyDigits:
     classes = ("zero", "one")
     first = 0
@@ -242,6 +246,14 @@ def test_an_image_of_torchvision_s_that_is_damaged_or_deep_is_named(
 
     monkeypatch.setattr(TinyDigits, "__getitem__", open_damaged)
     with pytest.raises(DamageError, match=r"image 2 of torchvision's MNIST does not decode \(image file is truncated"):
+        load_pair("mnist", image_size=14, data_root=tmp_path)
+    monkeypatch.setattr(
+        TinyDigits, "__getitem__", lambda dataset, row: raise_(PermissionError(13, "Permission denied"))
+    )
+    with pytest.raises(PermissionError):
+        load_pair("mnist", image_size=14, data_root=tmp_path)
+    monkeypatch.setattr(TinyDigits, "__getitem__", lambda dataset, row: raise_(ValueError("several labels")))
+    with pytest.raises(ValueError, match="MNIST has no single class per image"):
         load_pair("mnist", image_size=14, data_root=tmp_path)
     deep = Image.fromarray(np.full((28, 28), 1000, np.uint16))
     monkeypatch.setattr(TinyDigits, "__getitem__", lambda dataset, row: (deep, row % 2))
