@@ -115,7 +115,8 @@ def main() -> None:
 @click.option("--shard-size", type=Count(), help="Groups per tar.  [default: 1000]")
 @click.option(
     "--devices",
-    help="auto (all GPUs, or the CPU), cuda:0,cuda:1, cpu, or cpu:2 (two processes).  [default: auto]",
+    help="auto (all GPUs, or the CPU), cuda:0,cuda:1, cpu, cpu:2 (two processes), or cuda:0,cuda:0 (two on one GPU, "
+    "for small images).  [default: auto]",
 )
 @click.option("--dtype", help="auto, float32, bfloat16.  [default: auto]")
 @click.option("--batch-size", type=int, help="Images per forward pass; fixed for a dataset.  [default: by device]")
@@ -160,18 +161,16 @@ def render(dry_run: bool, quiet: bool, **options: Any) -> None:
 
 
 def _dry_run(config: Any) -> Iterable[tuple[str, str]]:
-    from shards.folder import check_folder
-    from synthgen.estimate import absent_weights, estimate_request
+    from synthgen.estimate import AbsentWeights, estimate_request
     from synthgen.job import check_room
 
-    check_folder(config.out)
-    absent = absent_weights(config)
-    if absent is not None:
+    try:
+        estimate = estimate_request(config)
+    except AbsentWeights as absent:
         yield "generator", absent.generator
         yield "weights", f"not here yet; would be fetched from {absent.address}"
         yield "", f"to {absent.folder}"
         return
-    estimate = estimate_request(config)
     yield "recipe", estimate.recipe_id
     passes = ", compiled passes" if estimate.compiled else ""
     how = f"{estimate.device} in {estimate.dtype}, batch {estimate.batch_size}{passes}"

@@ -41,24 +41,31 @@ class Estimate:
     """Left on the disk of the folder."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AbsentWeights:
-    """Published weights that a render would fetch first."""
+class AbsentWeights(ValueError):
+    """A render as asked for would first fetch published weights, which a dry run does not."""
 
-    generator: str
-    address: str
-    folder: Path
+    def __init__(self, generator: str, *, address: str, folder: Path) -> None:
+        self.generator, self.address, self.folder = generator, address, folder
+        super().__init__(
+            f"the weights of {generator} are not here; a render fetches them from {address}: "
+            "give weights, or leave dry_run away"
+        )
 
-    def __str__(self) -> str:
-        return f"the weights of {self.generator} are not here; a render fetches them from {self.address}"
 
-
-def absent_weights(config: RenderConfig) -> AbsentWeights | None:
-    """The weights that a render as asked for would fetch; None where they are here, or given.
+def estimate_request(config: RenderConfig) -> Estimate:
+    """What a render as asked for would take. Nothing is written, and nothing is fetched.
 
     Raises:
-        ValueError: the manifest to render from cannot be read.
+        AbsentWeights: its weights would have to be fetched first.
+        ValueError: the request cannot work as it stands.
     """
+    check_folder(config.out)
+    _refuse_absent_weights(config)
+    job = prepare_job(config, to_measure=True)
+    return estimate_render(job, survey_folder(job))
+
+
+def _refuse_absent_weights(config: RenderConfig) -> None:
     from synthgen.adapters.architecture import PUBLISHED_CONFIGS
     from synthgen.adapters.weight_files import default_folder, find_weights, published_address
 
@@ -67,23 +74,8 @@ def absent_weights(config: RenderConfig) -> AbsentWeights | None:
         from synthgen.reproduction import read_original
 
         name = str(read_original(config).manifest.recipe.source.get("generator", name))
-    if config.weights is not None or name not in PUBLISHED_CONFIGS or find_weights(name):
-        return None
-    return AbsentWeights(generator=name, address=published_address(name), folder=default_folder(name))
-
-
-def estimate_request(config: RenderConfig) -> Estimate:
-    """What a render as asked for would take. Nothing is written, and nothing is fetched.
-
-    Raises:
-        ValueError: the request cannot work as it stands, or its weights would have to be fetched first.
-    """
-    check_folder(config.out)
-    absent = absent_weights(config)
-    if absent is not None:
-        raise ValueError(f"{absent}: give weights, or leave dry_run away")
-    job = prepare_job(config, to_measure=True)
-    return estimate_render(job, survey_folder(job))
+    if config.weights is None and name in PUBLISHED_CONFIGS and not find_weights(name):
+        raise AbsentWeights(name, address=published_address(name), folder=default_folder(name))
 
 
 def estimate_render(job: RenderJob, state: FolderState) -> Estimate:
