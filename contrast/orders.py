@@ -16,7 +16,6 @@ streamed    The shards are permuted by (seed, epoch), and their groups follow on
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -26,6 +25,7 @@ from typing import Protocol
 import numpy as np
 from numpy import ndarray
 
+from shards.randomness import random_permutation
 from shards.stream import shard_order
 
 WINDOW_GROUPS = 8192
@@ -41,7 +41,7 @@ class GroupOrder(Protocol):
 
 def draw_order(num_groups: int, *, seed: int, epoch: int) -> ndarray:
     """A permutation of 0 … num_groups - 1, int64, a function of the arguments alone and of no library's version."""
-    return np.argsort(np.random.Philox(key=_key(f"order/{seed}/{epoch}")).random_raw(num_groups), kind="stable")
+    return random_permutation(f"order/{seed}/{epoch}", num_groups)
 
 
 def check_share(batch_size: int, world_size: int) -> None:
@@ -152,12 +152,8 @@ class StreamedOrder:
     def _draw_window(self, epoch: int, window: int) -> ndarray:
         first = self._first + window * self._window
         places = np.arange(first, min(first + self._window, self._end))
-        key = _key(f"window/{self._seed}/{epoch}/{self._rank}/{self._world_size}/{window}")
-        places = places[np.argsort(np.random.Philox(key=key).random_raw(len(places)), kind="stable")]
+        name = f"window/{self._seed}/{epoch}/{self._rank}/{self._world_size}/{window}"
+        places = places[random_permutation(name, len(places))]
         order, starts = self._shards_of(epoch)
         shards = np.searchsorted(starts, places, "right") - 1
         return order[shards] * self._shard_size + places - starts[shards]
-
-
-def _key(text: str) -> ndarray:
-    return np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], dtype="<u8")

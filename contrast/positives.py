@@ -11,7 +11,6 @@ shuffled   the anchor and the views of another group: the control that must fail
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Generator
 from contextlib import closing
 
@@ -19,6 +18,7 @@ import numpy as np
 from numpy import ndarray
 
 from contrast.batches import Batches, GroupBatch
+from shards.randomness import random_words
 
 POSITIVES = ("both", "tx", "tz", "shuffled")
 
@@ -84,7 +84,6 @@ class PickedBatches:
 
 def draw_members(batch_size: int, *, held: int, num_images: int, seed: int, step: int) -> ndarray:
     """int64 [batch_size, num_images]: the anchor (0) and distinct views of 1 … held - 1, drawn for every group."""
-    key = np.frombuffer(hashlib.sha256(f"members/{seed}/{step}".encode()).digest()[:16], dtype="<u8")
-    words = np.random.Philox(key=key).random_raw(batch_size * (held - 1)).reshape(batch_size, held - 1)
+    words = random_words(f"members/{seed}/{step}", batch_size * (held - 1)).reshape(batch_size, held - 1)
     views = 1 + np.argsort(words, axis=1, kind="stable")[:, : num_images - 1]
     return np.concatenate([np.zeros((batch_size, 1), dtype=np.int64), views], axis=1)

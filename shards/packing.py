@@ -8,7 +8,6 @@ function of the collection and of i alone, and every prefix is balanced over the
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import shutil
 import time
@@ -26,6 +25,7 @@ from shards.markers import completed_shards
 from shards.pictures import SPLITS, Pictures, fit_image, open_pictures, rank_within_class
 from shards.progress import Progress
 from shards.quantities import format_bytes, parse_count
+from shards.randomness import random_words
 from shards.recipe import Recipe, RenderSettings
 from shards.writer import ShardWriter
 
@@ -108,16 +108,11 @@ def balanced_order(labels: np.ndarray, *, seed: int) -> np.ndarray:
     It goes in rounds: each takes one image of every class that has some left, in an order of its own; which image of a
     class is in which round is drawn, too. A function of labels and seed, and of no library's version.
     """
-    within, among = (_draw_words(name, seed=seed, count=len(labels)) for name in ("within", "among"))
+    within, among = (random_words(f"images/{name}/{seed}", len(labels)) for name in ("within", "among"))
     shuffled = np.argsort(within, kind="stable")
     rounds = np.empty(len(labels), dtype=np.int64)
     rounds[shuffled] = rank_within_class(labels[shuffled])
     return np.lexsort((among, rounds))
-
-
-def _draw_words(name: str, *, seed: int, count: int) -> np.ndarray:
-    key = np.frombuffer(hashlib.sha256(f"images/{name}/{seed}".encode()).digest()[:16], dtype="<u8")
-    return np.random.Philox(key=key).random_raw(count)
 
 
 def _pack_shard(

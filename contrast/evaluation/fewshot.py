@@ -6,7 +6,6 @@ scores[5].mean, scores[5].interval
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy import ndarray
+
+from shards.randomness import random_words
 
 DEFAULT_SHOTS = (1, 5, 10)
 NUM_DRAWS = 200
@@ -83,8 +84,6 @@ def check_shots(labels: ndarray, *, shots: Sequence[int] = DEFAULT_SHOTS) -> Non
 
 def draw_shots(labels: ndarray, *, count: int, draw: int) -> ndarray:
     """Rows of a draw, int64 [classes, count]; a function of the arguments, and of no library's version."""
-    key = np.frombuffer(hashlib.sha256(f"shots/{count}/{draw}".encode()).digest()[:16], dtype="<u8")
-    words = np.random.Philox(key=key).random_raw(len(labels))
-    order = np.lexsort((words, labels))
+    order = np.lexsort((random_words(f"shots/{count}/{draw}", len(labels)), labels))
     firsts = np.searchsorted(labels[order], np.arange(int(labels.max()) + 1))
     return order[firsts[:, None] + np.arange(count)]

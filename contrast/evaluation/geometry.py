@@ -35,11 +35,11 @@ def rankme(features: ndarray) -> float:
     return _exponential_of_entropy(values / total + RANKME_EPSILON) if total > 0 else 1.0
 
 
-def lidar(group_features: ndarray, *, delta: float = LIDAR_DELTA) -> float:
+def lidar(group_features: ndarray) -> float:
     """Effective rank of the discriminant matrix of groups, [groups, images of a group, dim].
 
     Thilak et al. 2024, "LiDAR", section 4: with the between-group covariance B and the within-group covariance
-    W + delta I, exp of the entropy of the normalised eigenvalues of W^-1/2 B W^-1/2. A feature counts when it tells
+    W + 1e-4 I, exp of the entropy of the normalised eigenvalues of W^-1/2 B W^-1/2. A feature counts when it tells
     groups apart, measured in units of how much it varies inside a group.
 
     Raises:
@@ -58,7 +58,7 @@ def lidar(group_features: ndarray, *, delta: float = LIDAR_DELTA) -> float:
     centred = means - means.mean(axis=0)
     between = centred.T @ centred / (num_groups - 1)
     inner = (features - means[:, None]).reshape(-1, dim)
-    within = inner.T @ inner / (num_groups * (num_images - 1)) + delta * np.eye(dim)
+    within = inner.T @ inner / (num_groups * (num_images - 1)) + LIDAR_DELTA * np.eye(dim)
     # The eigenvalues of W^-1/2 B W^-1/2 are those of the pencil (B, W).
     values = scipy.linalg.eigh(between, within, eigvals_only=True).clip(min=0)
     total = values.sum()

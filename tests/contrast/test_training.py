@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,11 +37,6 @@ def assert_same_weights(one: Path, other: Path) -> None:
     assert different == []
 
 
-def without_speed(run: Path) -> list[dict[str, float]]:
-    timed = ("views_per_second", "wait_share")
-    return [{name: value for name, value in record.items() if name not in timed} for record in read_metrics(run)]
-
-
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_run_leaves_everything_in_its_folder(
     groups: Path, tmp_path: Path, config: TrainConfig, precision: str
@@ -63,39 +54,6 @@ def test_a_run_leaves_everything_in_its_folder(
     metrics = read_metrics(tmp_path / "run")
     assert [entry["step"] for entry in metrics] == [2, 4, 6]
     assert metrics[-1]["groups"] == 96 and metrics[-1]["loss"] == summary.loss
-
-
-def test_killed_at_any_step_and_resumed_is_the_run_that_was_not(
-    groups: Path, tmp_path: Path, config: TrainConfig
-) -> None:
-    config = dataclasses.replace(config, steps=20)
-    train_encoder(config, shards=groups, out=tmp_path / "whole", options=QUIET)
-
-    arguments = {"steps": 20, "batch_size": 16, "head_hidden_dim": 32, "head_dim": 16, "precision": "float32"}
-    code = (
-        "import json, sys, contrast.training as t, contrast.run_state as r, contrast.config as c, torch;"
-        "torch.set_num_threads(1);"
-        "save = r.save_checkpoint; r.save_checkpoint = lambda *a: (save(*a), print('saved', flush=True));"
-        "t.train_encoder(c.TrainConfig(**json.loads(sys.argv[1])), shards=sys.argv[2], out=sys.argv[3], options="
-        "t.RunOptions(device='cpu', quiet=True, log_every=2, checkpoint_seconds=0))"
-    )
-    command = [sys.executable, "-c", code, json.dumps(arguments), str(groups), str(tmp_path / "killed")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    for _ in range(3):
-        process.stdout.readline()
-    process.send_signal(signal.SIGKILL)
-    _, errors = process.communicate()
-    assert process.returncode == -signal.SIGKILL, errors.decode()[-2000:]
-    done = torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)["step"]
-    assert 0 < done < 20
-
-    summary = train_encoder(config, shards=groups, out=tmp_path / "killed", options=QUIET)
-    assert summary.steps_now == 20 - done
-    assert_same_weights(tmp_path / "whole", tmp_path / "killed")
-    assert without_speed(tmp_path / "killed") == without_speed(tmp_path / "whole")  # every step once
-    environments = json.loads((tmp_path / "killed" / "environment.json").read_text())
-    assert [entry["first_step"] for entry in environments] == [0, done]
 
 
 def test_the_number_of_workers_and_the_memory_do_not_matter(groups: Path, tmp_path: Path, config: TrainConfig) -> None:

@@ -379,11 +379,3 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         open_dataset("s3://")
     with pytest.raises(ValueError, match="give a folder, s3://"):
         open_dataset("carrier-pigeon://bucket/demo")
-
-
-def test_no_client_is_loaded_with_the_package() -> None:
-    import subprocess
-
-    code = "import sys, shards.remote; print({'fsspec', 'obstore', 'aiohttp', 'ffcv'} & set(sys.modules))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "set()"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
 from collections import namedtuple
@@ -15,7 +14,6 @@ from click.testing import CliRunner, Result
 
 import synthgen.job
 import synthgen.runners.local
-from shards.folder import lock_dataset
 from shards.manifest import load_manifest
 from synthgen.cli import main
 
@@ -163,12 +161,6 @@ def test_a_damaged_manifest_is_exit_code_one(run: Run, rendered_folder: Path, tm
     manifest["recipe"]["seed"] = 9
     (folder / "manifest.json").write_text(json.dumps(manifest))
     refused(run(), "manifest.json", "altered", exit_code=1)
-
-
-def test_two_jobs_on_one_folder(run: Run, tmp_path: Path) -> None:
-    with lock_dataset(tmp_path / "d"):
-        refused(run(), f"another job (pid {os.getpid()}", "is writing", "choose another folder")
-    assert run().exit_code == 0
 
 
 def test_a_disk_that_is_too_small_is_seen_before_the_first_group(
