@@ -11,7 +11,7 @@ import click
 from shards.console import CommandGroup, Count, SectionedCommand, echo_json, examples, json_option
 from shards.quantities import format_bytes, format_count, format_seconds
 from synthgen.commands.directions import directions
-from synthgen.commands.standing import status_command
+from synthgen.commands.status import status_command
 from synthgen.commands.steer import steer
 from synthgen.commands.verify_render import verify_render
 from synthgen.commands.views import views

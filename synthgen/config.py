@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from shards.manifest import LARGEST_NUM_GROUPS
 from shards.quantities import parse_count
 from synthgen.adapters import DEFAULT_GENERATOR, check_generator_name, check_truncation
+from synthgen.numbers import check_whole
 from synthgen.views import ViewPolicy, policy_from_options
 
 if TYPE_CHECKING:
@@ -209,8 +210,3 @@ def parse_slurm_options(text: str) -> dict[str, str | int]:
             raise ValueError(f"slurm '{part}': give options of sbatch as name=value, such as partition=gpu,time=60")
         options[name.replace("-", "_")] = int(value) if value.isdecimal() else value
     return options
-
-
-def check_whole(name: str, value: object, lowest: int, highest: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
-        raise ValueError(f"{name.replace('_', '-')} {value}: give a whole number from {lowest} to {highest}")

@@ -4,7 +4,7 @@ A counter, not a stream of numbers: Philox 4x64 (Salmon et al., "Parallel random
 keyed by (seed, name of the stream). Row i owns the counters from i * k on, k = ceil(words per row / 4), so a block of
 rows is one call, and a row of it never depends on where the block began.
 
-    draw_truncated_normal(seed=0, stream="anchor", first=1000, count=50, dim=128, bound=2.0)  # [50, 128]
+    draw_truncated_normal(seed=0, stream="anchor", first=1000, count=50, dim=128)  # [50, 128]
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 WORDS_PER_COUNTER = 4
+LATENT_BOUND = 2.0
+"""Latents and their steps are cut here, as BigGAN's are (Brock et al. 2019); truncation then scales them."""
 
 
 def draw_words(*, seed: int, stream: str, first: int, count: int, dim: int) -> NDArray[np.uint64]:
@@ -38,7 +40,7 @@ def draw_uniform(*, seed: int, stream: str, first: int, count: int, dim: int) ->
 
 
 def draw_truncated_normal(
-    *, seed: int, stream: str, first: int, count: int, dim: int, bound: float
+    *, seed: int, stream: str, first: int, count: int, dim: int, bound: float = LATENT_BOUND
 ) -> NDArray[np.float64]:
     """Standard normal draws cut at ±bound, [count, dim], one row per index first … first + count - 1.
 
@@ -64,7 +66,7 @@ def draw_normal(*, seed: int, stream: str, first: int, count: int, dim: int) -> 
     return ndtri(draw_uniform(seed=seed, stream=stream, first=first, count=count, dim=dim))
 
 
-def truncated_normal_std(bound: float) -> float:
+def truncated_normal_std(bound: float = LATENT_BOUND) -> float:
     """Standard deviation of a standard normal cut at ±bound: 0.8796 at 2."""
     from scipy.stats import truncnorm
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from shards.progress import Progress
 from synthgen.adapters import DEFAULT_GENERATOR, load_generator
 from synthgen.draws import draw_labels, draw_truncated_normal
+from synthgen.numbers import check_whole
 from synthgen.vectors import VectorSet, check_vector_path, write_vectors
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from synthgen.adapters.protocol import LayeredGenerator
 
 METHODS = ("sefa", "pca")
-_BOUND = 2.0
 _BATCH = 100
 
 
@@ -68,9 +68,9 @@ def directions(
     if not isinstance(loaded, LayeredGenerator):
         raise ValueError(f"{generator} does not show its layers: its adapter has no `latent_weights`")
     layer, samples = layer or 0, 2000 if samples is None else samples
-    _check_whole("k", k, 1, loaded.latent_dim)
-    _check_whole("layer", layer, 0, loaded.num_layers - 1)
-    _check_whole("samples", samples, max(2 * loaded.latent_dim, 2 * loaded.num_classes), 100_000)
+    check_whole("k", k, 1, loaded.latent_dim)
+    check_whole("layer", layer, 0, loaded.num_layers - 1)
+    check_whole("samples", samples, max(2 * loaded.latent_dim, 2 * loaded.num_classes), 100_000)
     settings: dict[str, Any] = {"method": method}
     if method == "sefa":
         matrix, shares = factorize_weights(loaded.latent_weights().double().cpu().numpy(), k=k)
@@ -115,7 +115,7 @@ def analyse_activations(
     import torch
 
     latents = truncation * draw_truncated_normal(
-        seed=seed, stream="directions", first=0, count=samples, dim=generator.latent_dim, bound=_BOUND
+        seed=seed, stream="directions", first=0, count=samples, dim=generator.latent_dim
     )
     labels = draw_labels(seed=seed, first=0, count=samples, classes=tuple(range(generator.num_classes)))
     parts = []
@@ -161,8 +161,3 @@ def carry_back(coordinates: NDArray[np.float64], latents: NDArray[np.float64]) -
 def _with_fixed_signs(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     largest = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
     return rows * np.sign(largest)
-
-
-def _check_whole(name: str, value: object, lowest: int, highest: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
-        raise ValueError(f"{name} {value}: give a whole number from {lowest} to {highest}")

@@ -19,8 +19,6 @@ from synthgen.draws import draw_labels, draw_truncated_normal
 from synthgen.vectors import VectorFiles
 from synthgen.views import policy_from_recipe
 
-ANCHOR_BOUND = 2.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class ShardPlan:
@@ -82,9 +80,7 @@ def draw_groups(
         ValueError: a policy's vectors are in none of the files.
     """
     seed, truncation = recipe.seed, float(recipe.source["truncation"])
-    anchor = truncation * draw_truncated_normal(
-        seed=seed, stream="anchor", first=first, count=count, dim=latent_dim, bound=ANCHOR_BOUND
-    )
+    anchor = truncation * draw_truncated_normal(seed=seed, stream="anchor", first=first, count=count, dim=latent_dim)
     latents, parameters = [anchor], []
     for view, entry in enumerate(recipe.views):
         policy = policy_from_recipe(entry, vectors=vectors)

@@ -21,6 +21,7 @@ from shards.manifest import Manifest, load_manifest
 from shards.markers import read_marker
 from shards.progress import Progress
 from shards.recipe import member_names
+from synthgen.numbers import check_whole
 from synthgen.vectors import VectorFiles
 
 if TYPE_CHECKING:
@@ -187,10 +188,8 @@ def environment_difference(directory: Path, shard: int, here: dict[str, str]) ->
 
 
 def _check_options(*, groups: int, seed: int, dtype: str, tolerance: float | None) -> None:
-    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
-        raise ValueError(f"groups {groups}: give a whole number above 0")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed {seed}: give a whole number from 0 on")
+    check_whole("groups", groups, 1)
+    check_whole("seed", seed, 0)
     if dtype not in DTYPES:
         raise ValueError(f"dtype '{dtype}': give one of {', '.join(DTYPES)}")
     if tolerance is not None and not 0 <= tolerance <= 255:

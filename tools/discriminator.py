@@ -69,7 +69,8 @@ TRUNKS = {"residual": residual_trunk, "strided": strided_trunk}
 class Discriminator(nn.Module):
     """Projection discriminator for 32 px images (Miyato and Koyama 2018) that also names the class.
 
-    The class head (Odena et al. 2017) teaches the trunk what the classes look like long before the game does.
+    The class head (Odena et al. 2017) teaches the trunk what the classes look like early,
+    when the adversarial loss teaches little.
     """
 
     def __init__(self, *, trunk: str, width: int, num_classes: int) -> None:

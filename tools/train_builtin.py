@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from builtin_networks import export_generator, generator_config
 from classifier import WEIGHTS, score
-from game import Game, TrainingConfig, capture
+from gan_training import GanTraining, TrainingConfig, capture
 from measuring import Program
 from safetensors.torch import save_file
 from torch import Tensor
@@ -71,12 +71,12 @@ def write_sheet(images: Tensor, path: Path, *, num_classes: int) -> None:
     save_image(rows.permute(0, 3, 1, 2).float() / 255, path, nrow=columns, padding=1)
 
 
-def export(game: Game, directory: Path, *, name: str, samples_per_row: int, training: dict[str, object]) -> None:
+def export(gan: GanTraining, directory: Path, *, name: str, samples_per_row: int, training: dict[str, object]) -> None:
     """Write NAME.safetensors and NAME.json, the two files that the package ships."""
     torch.backends.cudnn.allow_tf32 = False  # statistics in full precision
-    draw = torch.Generator(game.device).manual_seed(2)
+    draw = torch.Generator(gan.device).manual_seed(2)
     batch_size = min(500, samples_per_row)
-    state = export_generator(game.average, samples_per_row=samples_per_row, batch_size=batch_size, draw_latents=draw)
+    state = export_generator(gan.average, samples_per_row=samples_per_row, batch_size=batch_size, draw_latents=draw)
     # Weights in half precision; the statistics stay in full: their range is not the weights'.
     narrow = {key: (value if "running_" in key else value.half()).cpu().contiguous() for key, value in state.items()}
     directory.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def export(game: Game, directory: Path, *, name: str, samples_per_row: int, trai
     digest = hashlib.sha256((directory / f"{name}.safetensors").read_bytes()).hexdigest()
     card = {
         "class_names": ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
-        "config": generator_config(game.config.generator_size),
+        "config": generator_config(gan.config.generator_size),
         "sha256": digest,
         "training": training,
     }
@@ -134,58 +134,58 @@ def train(
         builtin_networks.normalise_and_modulate = torch.compile(builtin_networks.normalise_and_modulate, dynamic=False)
     images = torch.from_numpy(np.load(data / "train-images.npy"))
     labels = torch.from_numpy(np.load(data / "train-labels.npy")).long()
-    game = Game(config, images, labels, torch.device(device))
+    gan = GanTraining(config, images, labels, torch.device(device))
     out.mkdir(parents=True, exist_ok=True)
     checkpoint, log = out / "state.pt", out / "log.jsonl"
     seconds_before = 0.0
     if checkpoint.exists():
-        game.load(checkpoint)
+        gan.load(checkpoint)
         rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
         seconds_before = rows[-1]["seconds"] if rows else 0.0
-        click.echo(f"going on from step {game.step} of {config.steps}", err=True)
+        click.echo(f"going on from step {gan.step} of {config.steps}", err=True)
 
     def report(*, step_seconds: float, due: bool) -> None:
         row: dict[str, object] = {
-            "step": game.step,
+            "step": gan.step,
             "seconds": round(seconds_before + time.monotonic() - began, 1),
             "images_per_second": round(config.batch_size / step_seconds, 1),
-            "loss_d": round(game.losses[0].item(), 4),
-            "loss_g": round(game.losses[1].item(), 4),
-            "loss_classes": round(game.losses[2].item(), 4),
+            "loss_d": round(gan.losses[0].item(), 4),
+            "loss_g": round(gan.losses[1].item(), 4),
+            "loss_classes": round(gan.losses[2].item(), 4),
         }
         if due:
-            made, made_labels = game.sample(score_samples)
-            write_sheet(made[:200], out / f"samples-{game.step:06d}.png", num_classes=10)
-            row |= score(classifier, made, made_labels, game.images[:score_samples])
+            made, made_labels = gan.sample(score_samples)
+            write_sheet(made[:200], out / f"samples-{gan.step:06d}.png", num_classes=10)
+            row |= score(classifier, made, made_labels, gan.images[:score_samples])
         with log.open("a") as file:
             file.write(json.dumps(row) + "\n")
         click.echo(json.dumps(row), err=True)
 
-    if game.step < config.steps:  # capturing plays a few rounds, which a finished generator must not
-        play = capture(game)
+    if gan.step < config.steps:  # capturing makes a few updates, which a finished generator must not
+        update = capture(gan)
         saved = reported = time.monotonic()
-        reported_step = game.step
-        while game.step < config.steps and time.monotonic() - began < 60 * minutes:
-            game.schedule()
-            play()
-            if game.step % 100 == 0 and not game.losses.isfinite().all():  # syncs the device
-                raise click.ClickException(f"the losses are not finite at step {game.step}; {checkpoint} is as before")
-            due = game.step % score_every == 0 or game.step == config.steps
+        reported_step = gan.step
+        while gan.step < config.steps and time.monotonic() - began < 60 * minutes:
+            gan.schedule()
+            update()
+            if gan.step % 100 == 0 and not gan.losses.isfinite().all():  # syncs the device
+                raise click.ClickException(f"the losses are not finite at step {gan.step}; {checkpoint} is as before")
+            due = gan.step % score_every == 0 or gan.step == config.steps
             if due or time.monotonic() - reported > 10:
-                report(step_seconds=(time.monotonic() - reported) / (game.step - reported_step), due=due)
-                reported, reported_step = time.monotonic(), game.step
+                report(step_seconds=(time.monotonic() - reported) / (gan.step - reported_step), due=due)
+                reported, reported_step = time.monotonic(), gan.step
             if time.monotonic() - saved > 60:
-                game.save(checkpoint)
+                gan.save(checkpoint)
                 saved = time.monotonic()
-        game.save(checkpoint)
-        write_sheet(game.sample(200)[0], out / "samples.png", num_classes=10)
-    if game.step < config.steps:
-        click.echo(f"step {game.step} of {config.steps}: the same command goes on", err=True)
+        gan.save(checkpoint)
+        write_sheet(gan.sample(200)[0], out / "samples.png", num_classes=10)
+    if gan.step < config.steps:
+        click.echo(f"step {gan.step} of {config.steps}: the same command goes on", err=True)
     elif export_to is not None:
         hardware = torch.cuda.get_device_name() if device.startswith("cuda") else f"{platform.machine()} CPU"
         seconds = round(seconds_before + time.monotonic() - began, 1)
         training = {**asdict(config), "hardware": hardware, "torch": torch.__version__, "seconds": seconds}
-        export(game, export_to, name="biggan-deep-32", samples_per_row=samples_per_row, training=training)
+        export(gan, export_to, name="biggan-deep-32", samples_per_row=samples_per_row, training=training)
         click.echo(f"{export_to}: biggan-deep-32.safetensors and its .json", err=True)
 
 

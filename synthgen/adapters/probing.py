@@ -22,9 +22,7 @@ def probe_inputs(
     generator: Generator, *, count: int, device: torch.device, truncation: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Latents [count, latent_dim] float32 and labels [count] int64, over all classes, on the device."""
-    drawn = truncation * draw_truncated_normal(
-        seed=0, stream="probe", first=0, count=count, dim=generator.latent_dim, bound=2.0
-    )
+    drawn = truncation * draw_truncated_normal(seed=0, stream="probe", first=0, count=count, dim=generator.latent_dim)
     latents = torch.from_numpy(drawn.astype(np.float32)).to(device)
     return latents, (torch.arange(count) % max(generator.num_classes, 1)).to(device)
 

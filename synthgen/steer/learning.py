@@ -22,13 +22,13 @@ from synthgen.adapters import load_generator
 from synthgen.adapters.protocol import DifferentiableGenerator
 from synthgen.devices import choose_device, choose_dtype
 from synthgen.draws import draw_labels, draw_truncated_normal, draw_uniform
+from synthgen.numbers import check_whole
 from synthgen.steer.edits import EDITS, apply_edit
 from synthgen.vectors import VectorSet, check_vector_path, write_vectors
 
 ANCHORS_PER_STEP = 4  # each is walked along every edit
 LEARNING_RATE = 0.02
 NUM_JUDGED = 64
-_BOUND = 2.0
 
 
 def learn_walks(
@@ -45,9 +45,8 @@ def learn_walks(
 ) -> VectorSet:
     """Learns one walk per edit, judges it, and writes all of them to `out`; see `synthgen.steer.train`."""
     path, edits = check_vector_path(out), parse_edits(edit)
-    for name, value, lowest in (("steps", steps, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-            raise ValueError(f"{name} {value}: give a whole number from {lowest} on")
+    check_whole("steps", steps, 1)
+    check_whole("seed", seed, 0)
     place = choose_device(device)
     generator = load_generator(generator_name, weights=weights, truncation=truncation, device=place)
     if not isinstance(generator, DifferentiableGenerator):
@@ -183,7 +182,7 @@ def _draw(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Latents [B, latent_dim], labels [B] and alphas [B, edits] of the anchors first … first + count - 1."""
     latents = truncation * draw_truncated_normal(
-        seed=seed, stream=stream, first=first, count=count, dim=generator.latent_dim, bound=_BOUND
+        seed=seed, stream=stream, first=first, count=count, dim=generator.latent_dim
     )
     alphas = 2 * draw_uniform(seed=seed, stream=f"{stream}/alpha", first=first, count=count, dim=num_edits) - 1
     labels = draw_labels(seed=seed, first=first, count=count, classes=tuple(range(generator.num_classes)))

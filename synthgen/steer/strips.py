@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from shards.sheet import SheetRow, check_sheet_path, draw_rows, write_sheet
 from synthgen.adapters.pixels import to_pixels
+from synthgen.numbers import check_number
 from synthgen.steer.edits import EDITS, apply_edit
 from synthgen.vectors import VectorSet, package_vectors, read_vectors
-from synthgen.views.numbers import check_number
 from synthgen.views.samples import SampleOptions
 from synthgen.views.steer import choose_edits
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthgen.draws import draw_normal, draw_uniform
-from synthgen.views.numbers import check_number
+from synthgen.numbers import check_number
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthgen.draws import draw_truncated_normal, truncated_normal_std
+from synthgen.numbers import check_number
 from synthgen.vectors import VectorSet, read_vectors
-from synthgen.views.numbers import check_number
-
-BOUND = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +31,7 @@ class Directions:
     name = "directions"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "std", check_number("std", self.std, 0, math.inf, such_as="1"))
+        object.__setattr__(self, "std", check_number("std", self.std, 0, such_as="1"))
         if not isinstance(self.directions, VectorSet):
             object.__setattr__(self, "directions", read_vectors(Path(self.directions), kind="directions"))
 
@@ -49,7 +46,7 @@ class Directions:
 
     def describe(self, *, truncation: float) -> str:
         """One line for people: the nominal and the effective deviation."""
-        drawn = truncation * self.std * truncated_normal_std(BOUND)
+        drawn = truncation * self.std * truncated_normal_std()
         count = len(self.directions.names)
         return f"{count} directions {self.directions.sha256[:12]}, std {self.std:g} ({drawn:.3g} as drawn)"
 
@@ -59,12 +56,7 @@ class Directions:
         """Latents [B, dim] of the views and, per view, its policy and the steps std * s_k."""
         matrix = self.directions.matrix
         draws = draw_truncated_normal(
-            seed=seed,
-            stream=f"view/{view}/directions",
-            first=first,
-            count=len(anchor),
-            dim=len(matrix),
-            bound=BOUND,
+            seed=seed, stream=f"view/{view}/directions", first=first, count=len(anchor), dim=len(matrix)
         )
         steps = np.round(self.std * draws, 6)  # applied as stored
         latents = anchor

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthgen.draws import draw_truncated_normal, truncated_normal_std
-
-BOUND = 2.0
+from synthgen.numbers import check_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +28,7 @@ class Gaussian:
     vectors = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.std, bool) or not isinstance(self.std, int | float) or not 0 <= self.std < math.inf:
-            raise ValueError(f"std {self.std}: give a number from 0 on, such as 0.3")
-        object.__setattr__(self, "std", float(self.std))
+        object.__setattr__(self, "std", check_number("std", self.std, 0, such_as="0.3"))
 
     def recipe(self) -> dict[str, Any]:
         """The policy's entry in a recipe."""
@@ -40,7 +36,7 @@ class Gaussian:
 
     def effective_std(self, *, truncation: float) -> float:
         """Standard deviation of a step's coordinates as drawn, after cutting and truncation."""
-        return truncation * self.std * truncated_normal_std(BOUND)
+        return truncation * self.std * truncated_normal_std()
 
     def describe(self, *, truncation: float) -> str:
         """One line for people: the nominal and the effective deviation."""
@@ -51,5 +47,5 @@ class Gaussian:
     ) -> tuple[NDArray[np.float64], list[dict[str, Any]]]:
         """Latents [B, dim] of the views and, per view, its policy and std."""
         count, dim = anchor.shape
-        step = draw_truncated_normal(seed=seed, stream=f"view/{view}", first=first, count=count, dim=dim, bound=BOUND)
+        step = draw_truncated_normal(seed=seed, stream=f"view/{view}", first=first, count=count, dim=dim)
         return anchor + truncation * self.std * step, [self.recipe() for _ in range(count)]

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from synthgen.draws import draw_truncated_normal
 
-BOUND = 2.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class Independent:
@@ -36,5 +34,5 @@ class Independent:
     ) -> tuple[NDArray[np.float64], list[dict[str, Any]]]:
         """Latents [B, dim] of the views and, per view, its policy."""
         count, dim = anchor.shape
-        draws = draw_truncated_normal(seed=seed, stream=f"view/{view}", first=first, count=count, dim=dim, bound=BOUND)
+        draws = draw_truncated_normal(seed=seed, stream=f"view/{view}", first=first, count=count, dim=dim)
         return truncation * draws, [self.recipe() for _ in range(count)]

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthgen.draws import draw_uniform
+from synthgen.numbers import check_number
 from synthgen.vectors import VectorSet
-from synthgen.views.numbers import check_number
 
 if TYPE_CHECKING:
     from synthgen.views import ViewPolicy
@@ -35,7 +35,7 @@ class Mixture:
             raise ValueError("mixture: give two policies or more, and a weight for each")
         if any(isinstance(component, Mixture) for component in self.components):
             raise ValueError("mixture: a mixture cannot hold another one; name its policies instead")
-        weights = [check_number("weight", weight, 0, math.inf, such_as="0.5") for weight in self.weights]
+        weights = [check_number("weight", weight, 0, such_as="0.5") for weight in self.weights]
         if 0 in weights:
             raise ValueError("mixture: a weight of 0 draws nothing; leave that policy away")
         total = math.fsum(weights)

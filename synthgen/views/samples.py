@@ -15,7 +15,7 @@ from synthgen.adapters.protocol import Generator
 from synthgen.classes import parse_classes
 from synthgen.devices import choose_device
 from synthgen.draws import draw_labels, draw_truncated_normal
-from synthgen.plan import ANCHOR_BOUND
+from synthgen.numbers import check_whole
 from synthgen.vectors import VectorSet
 
 
@@ -62,8 +62,7 @@ class SampleOptions:
     device: str
 
     def __post_init__(self) -> None:
-        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or not 1 <= self.samples <= 100:
-            raise ValueError(f"samples {self.samples}: give a whole number from 1 to 100")
+        check_whole("samples", self.samples, 1, 100)
 
     def draw(self, *fitting: VectorSet) -> Samples:
         """Loads the generator and draws the anchors.
@@ -79,12 +78,7 @@ class SampleOptions:
         for vectors in fitting:
             vectors.check_generator(generator)
         latents = draw_truncated_normal(
-            seed=self.seed,
-            stream="anchor",
-            first=0,
-            count=self.samples,
-            dim=generator.latent_dim,
-            bound=ANCHOR_BOUND,
+            seed=self.seed, stream="anchor", first=0, count=self.samples, dim=generator.latent_dim
         )
         classes = parse_classes(self.classes, num_classes=generator.num_classes, class_names=generator.class_names)
         labels = draw_labels(seed=self.seed, first=0, count=self.samples, classes=classes)

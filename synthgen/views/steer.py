@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthgen.draws import draw_uniform
+from synthgen.numbers import check_number
 from synthgen.vectors import VectorSet, read_vectors
-from synthgen.views.numbers import check_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +35,7 @@ class Steer:
     name = "steer"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", check_number("strength", self.strength, 0, math.inf, such_as="1"))
+        object.__setattr__(self, "strength", check_number("strength", self.strength, 0, such_as="1"))
         if not isinstance(self.walks, VectorSet):
             object.__setattr__(self, "walks", read_vectors(Path(self.walks), kind="walks"))
         object.__setattr__(self, "edits", choose_edits(self.edits, self.walks))

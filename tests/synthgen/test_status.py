@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import synthgen
-import synthgen.commands.standing
+import synthgen.commands.status
 from shards.claims import LEASE_SECONDS, Claim, end_claims, renew_claim, take_shard
 from shards.folder import lock_dataset
 from shards.recipe import RenderSettings
@@ -129,7 +129,7 @@ def test_watching_ends_when_the_dataset_is_finished(
 ) -> None:
     render_task(task_index=1, task_count=3)
     clock = SimpleNamespace(sleep=lambda seconds: render_task())  # this command's alone: a render may sleep too
-    monkeypatch.setattr(synthgen.commands.standing, "time", clock)
+    monkeypatch.setattr(synthgen.commands.status, "time", clock)
     result = CliRunner().invoke(main, ["status", str(out), "--watch", "--json"])
     assert result.exit_code == 0
     assert [json.loads(line)["state"] for line in result.stdout.splitlines()] == ["stopped", "finished"]

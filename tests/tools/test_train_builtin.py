@@ -9,7 +9,7 @@ import pytest
 import torch
 import train_builtin
 from click.testing import CliRunner
-from game import Game, TrainingConfig
+from gan_training import GanTraining, TrainingConfig
 
 from synthgen import load_generator
 
@@ -65,13 +65,13 @@ def test_slots_go_on_from_each_other_and_the_package_loads_the_export(data, tmp_
 def test_the_average_follows_the_generator(data) -> None:
     settings = {**train_builtin.PRESETS["cpu"], "batch_size": 4, "steps": 100}
     images = torch.from_numpy(np.load(data / "train-images.npy"))
-    game = Game(TrainingConfig(**settings), images, torch.arange(40) % 10, torch.device("cpu"))
-    before = [parameter.clone() for parameter in game.average.parameters()]
-    game.schedule()
-    game.update()
-    weight = game.average_weight.item()
+    gan = GanTraining(TrainingConfig(**settings), images, torch.arange(40) % 10, torch.device("cpu"))
+    before = [parameter.clone() for parameter in gan.average.parameters()]
+    gan.schedule()
+    gan.update()
+    weight = gan.average_weight.item()
     assert 0 < weight < 1
-    pairs = zip(before, game.average.parameters(), game.generator.parameters(), strict=True)
+    pairs = zip(before, gan.average.parameters(), gan.generator.parameters(), strict=True)
     moved = 0
     for old, average, current in pairs:
         torch.testing.assert_close(average, old + weight * (current - old), rtol=1e-4, atol=1e-6)
@@ -82,10 +82,10 @@ def test_the_average_follows_the_generator(data) -> None:
 def test_the_learning_rate_falls_to_zero_at_the_end(data) -> None:
     settings = {**train_builtin.PRESETS["cpu"], "batch_size": 4, "steps": 10, "decay_from": 0.5}
     config = TrainingConfig(**settings)
-    game = Game(config, torch.zeros(4, 32, 32, 3, dtype=torch.uint8), torch.zeros(4).long(), torch.device("cpu"))
+    gan = GanTraining(config, torch.zeros(4, 32, 32, 3, dtype=torch.uint8), torch.zeros(4).long(), torch.device("cpu"))
     rates = []
     for _ in range(10):
-        game.schedule()
-        rates.append(game.generator_optimiser.param_groups[0]["lr"].item())
+        gan.schedule()
+        rates.append(gan.generator_optimiser.param_groups[0]["lr"].item())
     assert rates[:6] == pytest.approx([config.generator_learning_rate] * 6)
     assert rates[6:] == pytest.approx([config.generator_learning_rate * part for part in (0.8, 0.6, 0.4, 0.2)])

@@ -1,9 +1,9 @@
-"""The game of generator and discriminator that trains the built-in generator: one round, its state, its schedule.
+"""How the built-in generator is trained against a discriminator: one update, its state, its schedule.
 
-game = Game(config, images, labels, torch.device("cuda"))
-play = capture(game)                                  # a CUDA graph where there is a GPU
-game.schedule()
-play()
+gan = GanTraining(config, images, labels, torch.device("cuda"))
+update = capture(gan)                                   # a CUDA graph where there is a GPU
+gan.schedule()
+update()
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class TrainingConfig:
     seed: int = 0
 
 
-class Game:
-    """Both networks, their optimisers and the moving average; `update` plays one round on the device.
+class GanTraining:
+    """Both networks, their optimisers and the moving average; `update` runs on the device.
 
     Every random choice, the images of the batch included, is made on the device, so that `update` takes no input and
     can be captured as a CUDA graph.
@@ -106,7 +106,7 @@ class Game:
         return torch.where(mirrored, images.flip(3), images), self.labels[which]
 
     def update(self) -> None:
-        """One round: the discriminator's updates, the generator's update, the moving average."""
+        """The discriminator's updates, the generator's update, the moving average."""
         # The cast cache would outlive the graph that filled it.
         with torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=False):
             for turn in range(self.config.discriminator_steps):
@@ -204,19 +204,19 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
 
 
-def capture(game: Game) -> Callable[[], None]:
-    """`game.update` as a CUDA graph; on other devices `game.update` itself. Plays three rounds to warm up."""
-    if game.device.type != "cuda":
-        return game.update
+def capture(gan: GanTraining) -> Callable[[], None]:
+    """`gan.update` as a CUDA graph; on other devices `gan.update` itself. Makes three updates to warm up."""
+    if gan.device.type != "cuda":
+        return gan.update
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
-            game.update()
+            gan.update()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    game.generator_optimiser.zero_grad(set_to_none=True)
-    game.discriminator_optimiser.zero_grad(set_to_none=True)
+    gan.generator_optimiser.zero_grad(set_to_none=True)
+    gan.discriminator_optimiser.zero_grad(set_to_none=True)
     with torch.cuda.graph(graph):
-        game.update()
+        gan.update()
     return graph.replay
