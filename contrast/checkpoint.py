@@ -1,8 +1,8 @@
 """Everything that the next step depends on, in one file that is replaced whole or not at all.
 
-    save_checkpoint(run / "checkpoint.pt", state)
-    state = load_checkpoint(run / "checkpoint.pt")
-    load_strictly(encoder, state["encoder"], what="the encoder")
+    save_run(run, config, network, optimizer, step=step, loss=loss)
+    step, loss = resume_run(run, config, network, optimizer)
+    encoder_state = load_checkpoint(run / "checkpoint.pt")["encoder"]
 
 A checkpoint holds tensors and plain types alone, so it is read without unpickling code.
 """
@@ -10,6 +10,7 @@ A checkpoint holds tensors and plain types alone, so it is read without unpickli
 from __future__ import annotations
 
 import io
+import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,14 +18,57 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from contrast.config import TrainConfig
+from contrast.network import TrainedNetwork
 from shards.atomic import write_atomically
 from shards.canonical import first_difference
 from shards.errors import DamageError
 
 FORMAT = 1
 CHECKPOINT_NAME = "checkpoint.pt"
+
+
+def save_run(
+    run: Path, config: TrainConfig, network: TrainedNetwork, optimizer: Optimizer, *, step: int, loss: float
+) -> None:
+    """Writes RUN/checkpoint.pt.
+
+    Raises:
+        ValueError: the weights are beyond what float32 can compute with; nothing was written.
+    """
+    # The loss of a step is from before its update, so it does not tell what the last update did. Weights whose squares
+    # overflow are finite, but no feature that they give is.
+    if not all(bool(tensor.float().square().sum().isfinite()) for tensor in network.state_dict().values()):
+        raise ValueError(
+            f"the weights are beyond what float32 can compute with after step {step}, so no checkpoint was written: "
+            "train with a smaller --learning-rate"
+        )
+    # No state of a random generator: everything that is drawn is a function of the seed, the step and the rank.
+    save_checkpoint(
+        run / CHECKPOINT_NAME,
+        {
+            "config": config.to_json(),
+            "step": step,
+            "loss": loss,
+            "encoder": network.encoder.state_dict(),
+            "head": network.head.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        },
+    )
+
+
+def resume_run(run: Path, config: TrainConfig, network: TrainedNetwork, optimizer: Optimizer) -> tuple[int, float]:
+    """Loads the newest checkpoint; gives the number of steps done and the loss recorded last."""
+    if not (run / CHECKPOINT_NAME).exists():
+        return 0, math.nan
+    state = load_checkpoint(run / CHECKPOINT_NAME)
+    check_checkpoint_config(run, state, config)
+    load_strictly(network.encoder, state["encoder"], what=f"the encoder {config.encoder}")
+    load_strictly(network.head, state["head"], what="the head")
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"], state["loss"]
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from contrast.evaluation.tables import (
     source_of_groups,
     source_of_test,
 )
+from contrast.html import fill_template, svg_element
 from contrast.run_folder import DERIVED, RunRecord, read_run
 from contrast.runlog import read_metrics
 from shards.atomic import write_atomically
@@ -287,19 +287,12 @@ def _markdown(comparison: Comparison) -> str:
 
 
 def _page(comparison: Comparison) -> str:
-    import jinja2
-
     heads, rows = comparison.table()
     has_curves = any(run.metrics for run in comparison.runs)
-    buffer = io.StringIO()
-    if has_curves:
-        draw_curves(comparison).savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue()
-    template = resources.files("contrast").joinpath("comparison.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(template).render(
+    return fill_template(
+        "comparison.html",
         heads=heads,
         rows=rows,
         remarks=comparison.remarks(),
-        curves_svg=svg[svg.index("<svg") :] if has_curves else "",
+        curves_svg=svg_element(draw_curves(comparison)) if has_curves else "",
     )

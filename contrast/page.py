@@ -8,13 +8,12 @@ Nothing is fetched by the page: pictures and curves lie inside it.
 from __future__ import annotations
 
 import base64
-import io
 import json
-from importlib import resources
 from pathlib import Path
 
 from contrast.evaluation.results import ROW_TITLES, read_evaluation
 from contrast.evaluation.tables import columns_of_groups, columns_of_test
+from contrast.html import fill_template, svg_element
 from contrast.run_folder import ENVIRONMENT_NAME, RunRecord, read_run
 from contrast.runlog import METRICS_NAME, read_metrics
 from shards.atomic import write_atomically
@@ -35,13 +34,10 @@ def write_report(run: Path, out: Path, *, sheet: Path | None = None) -> Path:
         ValueError: the folder is not a run, or the sheet is not a PNG.
         DamageError: a file of the run is not as it was written.
     """
-    import jinja2
-
     record = read_run(run)
     metrics = _read_figures(run)
-    template = resources.files("contrast").joinpath("page.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(template).render(
+    page = fill_template(
+        "page.html",
         title=f"{run.name}: {record.config.objective} on {format_count(record.trained_on.num_groups)} groups",
         about=f"{record.config.encoder}, {record.config.steps} steps of {record.config.batch_size} groups, "
         f"{record.trained_on.image_size} px",
@@ -92,10 +88,7 @@ def draw_loss_curve(metrics: list[dict[str, float]], *, objective: str) -> str:
         right.set_ylabel("kNN accuracy while training, %")
         right.spines["top"].set_visible(False)
     figure.legend(loc="outside upper right", ncols=3, frameon=False)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]  # without the XML prologue, which has no place inside HTML
+    return svg_element(figure)
 
 
 def _training_rows(record: RunRecord, metrics: list[dict[str, float]]) -> list[tuple[str, str]]:

@@ -24,6 +24,7 @@ from torch import Tensor
 from contrast.assembly import assemble_batches, describe_groups, find_facts, open_real
 from contrast.augment import Transform, augment, compile_operations, draw_augmentation, keep_pixels
 from contrast.batches import Batches, GroupBatch
+from contrast.checkpoint import resume_run, save_run
 from contrast.config import TrainConfig
 from contrast.devices import explain_out_of_memory
 from contrast.distributed import Place, process_group
@@ -37,7 +38,6 @@ from contrast.optimizer import build_optimizer, learning_rate_at, set_learning_r
 from contrast.readers import check_order, open_batches
 from contrast.run_folder import RunRecord, TrainedOn, open_run, record_environment
 from contrast.run_options import RunOptions, TrainSummary
-from contrast.run_state import resume_run, save_run
 from contrast.runlog import RunLog, rewind_metrics
 from shards.progress import Progress
 from shards.quantities import format_count, format_seconds

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-import contrast.run_state
+import contrast.checkpoint
 import contrast.training
 from contrast.config import TrainConfig
 
 
 def train_and_die(job: dict[str, Any]) -> None:
     saved = 0
-    save = contrast.run_state.save_checkpoint
+    save = contrast.checkpoint.save_checkpoint
 
     def save_twice(*arguments: Any) -> None:
         nonlocal saved
@@ -30,7 +30,7 @@ def train_and_die(job: dict[str, Any]) -> None:
         if saved == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    contrast.run_state.save_checkpoint = save_twice
+    contrast.checkpoint.save_checkpoint = save_twice
     contrast.training.train_encoder(
         TrainConfig.from_json(job["config"]),
         shards=job["shards"],
