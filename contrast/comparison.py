@@ -27,6 +27,7 @@ from contrast.run_folder import DERIVED, RunRecord, read_run
 from contrast.runlog import read_metrics
 from shards.atomic import write_atomically
 from shards.canonical import JSON, shorten
+from shards.console import format_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -171,13 +172,7 @@ def compare_runs(runs: Sequence[str | Path]) -> Comparison:
 
 def format_comparison(comparison: Comparison) -> str:
     """The table and its remarks as plain text."""
-    heads, rows = comparison.table()
-    widths = [max(len(line[column]) for line in (heads, *rows)) for column in range(len(heads))]
-    lines = [
-        f"{line[0]:<{widths[0]}}"
-        + "".join(f"  {cell:>{width}}" for cell, width in zip(line[1:], widths[1:], strict=True))
-        for line in (heads, *rows)
-    ]
+    lines = format_table(*comparison.table())
     remarks = comparison.remarks()
     return "\n".join([*lines, "", *remarks] if remarks else lines)
 

@@ -20,13 +20,13 @@ from typing import Any
 
 import click
 import torch
-from measuring import Program, describe_machine, format_machine, format_rate, format_table, measure_rounds, print_result
+from measuring import Program, describe_machine, format_machine, format_rate, measure_rounds, print_result
 from torch import Tensor, nn
 
 from contrast.augment import AugmentConfig, augment, compile_operations, draw_augmentation, parse_augment
 from contrast.devices import resolve_device
 from contrast.pixels import SOLARIZE_THRESHOLD, blur_kernel_size
-from shards.console import Count
+from shards.console import Count, format_table
 
 PACKAGES = ("synthgen", "torch", "torchvision", "kornia")
 

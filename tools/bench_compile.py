@@ -22,10 +22,10 @@ from typing import Any
 import click
 import torch
 from bench_render import PACKAGES, chosen_weights, forward_threads, generator_options, time_work
-from measuring import Program, describe_machine, format_machine, format_rate, format_table, measure_rounds, print_result
+from measuring import Program, describe_machine, format_machine, format_rate, measure_rounds, print_result
 from torch import Tensor
 
-from shards.console import Count
+from shards.console import Count, format_table
 from synthgen.adapters.compiling import compile_passes
 from synthgen.adapters.pixels import to_pixels
 from synthgen.arithmetic import reproducible_arithmetic

@@ -33,11 +33,11 @@ from typing import Any
 import click
 import numpy as np
 from loaders import COLD_LOADERS, LOADERS, Epoch, LoadTask, has_ffcv, write_betons, write_loose_files
-from measuring import Program, describe_machine, format_machine, format_rate, format_table, measure_rounds, print_result
+from measuring import Program, describe_machine, format_machine, format_rate, measure_rounds, print_result
 from noise_dataset import write_dataset
 from opening import GROUPS_PER_SHARD, measure_opening
 
-from shards.console import Count
+from shards.console import Count, format_table
 from shards.manifest import load_manifest
 from shards.quantities import format_bytes
 

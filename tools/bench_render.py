@@ -31,13 +31,13 @@ from typing import Any
 import click
 import torch
 from builtin_networks import generator_config
-from measuring import Program, describe_machine, format_machine, format_rate, format_table, measure_rounds, print_result
+from measuring import Program, describe_machine, format_machine, format_rate, measure_rounds, print_result
 from naive_render import NAIVE_BATCH, Naive, load_published_module
 from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from safetensors.torch import save_file
 from torch import nn
 
-from shards.console import Count
+from shards.console import Count, format_table
 from shards.folder import lock_dataset
 from shards.markers import scan_markers
 from shards.quantities import format_bytes

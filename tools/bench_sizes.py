@@ -28,7 +28,7 @@ from typing import Any
 
 import click
 from bench_train import TrainTask, train_ours
-from measuring import Program, describe_machine, format_machine, format_rate, format_table, measure_rounds, print_result
+from measuring import Program, describe_machine, format_machine, format_rate, measure_rounds, print_result
 from noise_dataset import write_dataset
 from opening import GROUPS_PER_SHARD, repeat_shard
 
@@ -37,7 +37,7 @@ from contrast.devices import fastest_precision, resolve_device
 from contrast.optimizer import default_settings
 from contrast.readers import open_batches
 from contrast.run_options import RunOptions
-from shards.console import Count
+from shards.console import Count, format_table
 from shards.dataset import GroupDataset
 from shards.markers import tar_path
 from shards.quantities import format_count

@@ -27,7 +27,7 @@ from typing import Any
 import click
 import torch
 from bench_load import write_dataset
-from measuring import Program, describe_machine, format_machine, format_rate, format_table, measure_rounds, print_result
+from measuring import Program, describe_machine, format_machine, format_rate, measure_rounds, print_result
 
 from contrast.assembly import find_facts
 from contrast.batches import GroupBatch, GroupBatches
@@ -41,7 +41,7 @@ from contrast.optimizer import build_optimizer, default_settings
 from contrast.run_folder import TrainedOn
 from contrast.run_options import RunOptions, TrainSummary
 from contrast.training import run_steps, train_encoder
-from shards.console import Count
+from shards.console import Count, format_table
 from shards.dataset import GroupDataset
 
 PACKAGES = ("synthgen", "torch", "torchvision", "lightly", "pillow")

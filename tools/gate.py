@@ -27,7 +27,7 @@ from typing import Any
 
 import click
 import torch
-from measuring import Program, describe_machine, format_machine, format_table
+from measuring import Program, describe_machine, format_machine
 
 import contrast
 import shards
@@ -40,7 +40,7 @@ from contrast.runlog import read_metrics
 from shards.atomic import write_atomically
 from shards.beton import BETON_NAME, record_path
 from shards.canonical import JSON
-from shards.console import Count
+from shards.console import Count, format_table
 
 RECIPE = {
     "objective": "simclr",

@@ -29,10 +29,10 @@ from typing import Any
 import click
 from bench_render import chosen_weights, generator_options, run_benchmark
 from bench_render import format_report as format_speed
-from measuring import Program, format_table, print_result
+from measuring import Program, print_result
 
 import synthgen
-from shards.console import Count
+from shards.console import Count, format_table
 from shards.errors import DamageError
 from synthgen.devices import choose_device, describe_environment, find_compiler
 from synthgen.verification import RenderVerification

@@ -24,10 +24,10 @@ from typing import Any, TypeVar
 import click
 import torch
 import torch.nn.functional as F
-from measuring import Program, describe_machine, format_machine, format_rate, format_table, print_result
+from measuring import Program, describe_machine, format_machine, format_rate, print_result
 from torch import Tensor
 
-from shards.console import Count
+from shards.console import Count, format_table
 from shards.dataset import GroupDataset
 from shards.errors import DamageError
 from shards.folder import finish_dataset, lock_dataset

@@ -26,13 +26,13 @@ import numpy as np
 import torch
 from classifier import load_classifier, read_off
 from inception import NAME, extract_inception
-from measuring import Program, format_table
+from measuring import Program
 
 import contrast
 import shards
 import synthgen
 from shards.atomic import write_atomically
-from shards.console import Count
+from shards.console import Count, format_table
 
 STDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SHEET_GROUPS = 10
