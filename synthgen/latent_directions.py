@@ -39,8 +39,8 @@ def directions(
     samples: int | None = None,
     generator: str = DEFAULT_GENERATOR,
     weights: str | Path | None = None,
-    truncation: float = 1.0,
-    seed: int = 0,
+    truncation: float | None = None,
+    seed: int | None = None,
     device: str = "auto",
     quiet: bool = True,
 ) -> VectorSet:
@@ -50,6 +50,7 @@ def directions(
         method: sefa, or pca.
         layer: pca: 0 for the first linear layer (as GANSpace does for BigGAN), or a block after it.  [0]
         samples: pca: latents whose activations are looked at.  [2000]
+        truncation, seed: pca: of those latents.  [1, 0]
 
     Raises:
         ValueError: no such method, layer, or generator, or more directions than there can be.
@@ -57,17 +58,19 @@ def directions(
     path = check_vector_path(out)
     if method not in METHODS:
         raise ValueError(f"method '{method}': give one of {', '.join(METHODS)}")
-    for name, value in (("layer", layer), ("samples", samples)):
+    for name, value in (("layer", layer), ("samples", samples), ("truncation", truncation), ("seed", seed)):
         if method != "pca" and value is not None:
             raise ValueError(f"{name} belongs to pca: leave --{name} away, or give --method pca")
     from synthgen.adapters.protocol import LayeredGenerator
     from synthgen.devices import choose_device
 
+    layer, samples = layer or 0, 2000 if samples is None else samples
+    truncation, seed = 1.0 if truncation is None else truncation, seed or 0
+    check_whole("seed", seed, 0)
     place = choose_device(device)
     loaded = load_generator(generator, weights=weights, truncation=truncation, device=place, dtype="float32")
     if not isinstance(loaded, LayeredGenerator):
         raise ValueError(f"{generator} does not show its layers: its adapter has no `latent_weights`")
-    layer, samples = layer or 0, 2000 if samples is None else samples
     check_whole("k", k, 1, loaded.latent_dim)
     check_whole("layer", layer, 0, loaded.num_layers - 1)
     check_whole("samples", samples, max(2 * loaded.latent_dim, 2 * loaded.num_classes), 100_000)
