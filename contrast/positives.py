@@ -5,7 +5,7 @@ batches = PickedBatches(batches, positives="tx", num_images=2, batch_size=256, s
 both       the anchor and its views, each augmented
 tx         the anchor alone, as many times, each augmented on its own
 tz         the anchor and its views as they are
-shuffled   the anchor and the views of another group: the control that must fail
+shuffled   the anchor and a view of each of the next groups, no two of one group: the control that must fail
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ class PickedBatches:
         world_size: int = 1,
     ) -> None:
         assert positives in POSITIVES, positives
-        if positives == "shuffled" and batch_size // world_size < 2:
+        if positives == "shuffled" and batch_size // world_size < num_images:
             raise ValueError(
-                "positives shuffled: every process needs two groups of a batch or more; use a larger --batch-size"
+                f"positives shuffled: {num_images} images are pulled together, so every process needs as many groups of "
+                "a batch; use a larger --batch-size"
             )
         self.steps_per_epoch = batches.steps_per_epoch
         self._batches = batches
@@ -73,8 +74,9 @@ class PickedBatches:
             return batch
         rows = np.broadcast_to(np.arange(count)[:, None], columns.shape)
         if self._positives == "shuffled":
-            # The order is another one in every epoch, and so are the neighbours that the views come from.
-            rows = np.where(np.arange(self._num_images) == 0, rows, (rows + 1) % count)
+            # Views of one neighbour would be a true pair. The order is another one in every epoch, and so are the
+            # neighbours.
+            rows = (rows + np.arange(self._num_images)) % count
         return dataclasses.replace(
             batch,
             images=batch.images[rows, columns],

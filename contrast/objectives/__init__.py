@@ -55,9 +55,10 @@ def build_objective(config: TrainConfig, facts: GroupFacts) -> Objective:
         )
     if objective.needs_latents and config.mix_share > 0:
         raise ValueError(f"objective {config.objective}: real images have no latents; leave --mix away")
-    if config.positives == "shuffled" and not objective.is_of_pairs:
+    if config.positives == "shuffled" and (objective.needs_classes or not objective.is_of_pairs):
         raise ValueError(
-            f"positives shuffled: objective {config.objective} has no pairs to shuffle; use simclr, supcon or vicreg"
+            f"positives shuffled: objective {config.objective} does not learn from pairs of one group; use simclr, "
+            "multi-positive or vicreg"
         )
     if config.positives in ("tz", "shuffled") and objective.is_of_pairs and facts.num_images < 2:
         raise ValueError(

@@ -57,7 +57,9 @@ def test_every_kind_of_positives() -> None:
     assert picked("tx", held=2, num_images=2).tolist() == [[0, 0], [10, 10], [20, 20], [30, 30]]
     assert picked("tx", held=3, num_images=3).tolist() == [[0] * 3, [10] * 3, [20] * 3, [30] * 3]
     assert picked("shuffled", held=2, num_images=2).tolist() == [[0, 11], [10, 21], [20, 31], [30, 1]]
-    assert picked("shuffled", held=3, num_images=3).tolist()[0] == [0, 11, 12]
+    assert picked("shuffled", held=3, num_images=3).tolist() == [[0, 11, 22], [10, 21, 32], [20, 31, 2], [30, 1, 12]]
+    with pytest.raises(ValueError, match="5 images are pulled together, so every process needs as many groups"):
+        picked("shuffled", held=5, num_images=5)
     assert picked("both", held=1, num_images=2).tolist()[1] == [10, 10]  # no views: the anchor alone
 
 
@@ -112,14 +114,19 @@ def held_out_loss(run: Path, held_out: Path) -> float:
         ).item()
 
 
-def test_shuffled_pairs_teach_nothing(make_groups: Callable[..., Path], tmp_path: Path) -> None:
-    shards, held_out = make_groups(num_groups=256, shard_size=256), make_groups(num_groups=48, seed=77)
+@pytest.mark.parametrize(("objective", "num_views"), [("simclr", 1), ("multi-positive", 4)])
+def test_shuffled_pairs_teach_nothing(
+    make_groups: Callable[..., Path], tmp_path: Path, objective: str, num_views: int
+) -> None:
+    shards = make_groups(num_groups=256, shard_size=256, num_views=num_views)
+    held_out = make_groups(num_groups=48, seed=77)
     chance = np.log(95)
     losses = {}
     for positives in ("both", "shuffled"):
         config = TrainConfig(
-            steps=60, batch_size=32, head_hidden_dim=64, head_dim=32, temperature=0.5, positives=positives
-        )
+            steps=60, batch_size=32, head_hidden_dim=64, head_dim=32, temperature=0.5, positives=positives,
+            objective=objective,
+        )  # fmt: skip
         summary = train_encoder(config, shards=shards, out=tmp_path / positives, options=QUIET)
         losses[positives] = held_out_loss(tmp_path / positives, held_out)
         if positives == "shuffled":
