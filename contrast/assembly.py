@@ -57,7 +57,9 @@ def open_real(config: TrainConfig, directory: Path | None, dataset: GroupDataset
     return real
 
 
-def describe_groups(config: TrainConfig, dataset: GroupDataset, real: GroupDataset | None) -> TrainedOn:
+def describe_groups(
+    config: TrainConfig, dataset: GroupDataset, real: GroupDataset | None, *, num_processes: int = 1
+) -> TrainedOn:
     """What the run's folder says of the groups and of the real images among them."""
     recipe = dataset.manifest.recipe
     trained_on = TrainedOn(
@@ -70,6 +72,7 @@ def describe_groups(config: TrainConfig, dataset: GroupDataset, real: GroupDatas
         content_sha256=content_of(recipe),
         split=split_of(recipe),
         shard_size=dataset.manifest.shard_size if config.order == "streamed" else None,
+        num_processes=num_processes if config.order == "streamed" else None,
     )
     if real is None:
         return trained_on

@@ -17,6 +17,7 @@ import numpy as np
 from numpy import ndarray
 
 from contrast.batches import Batches, GroupBatch
+from shards.randomness import random_words
 
 
 def parse_mix(text: str) -> tuple[Path, float]:
@@ -50,19 +51,33 @@ def count_real(batch_size: int, share: float) -> int:
     return count
 
 
+def seed_of_real(seed: int) -> int:
+    """Of the real images' order: under the run's own seed they would meet the same generated groups in every epoch."""
+    return int(random_words(f"mix/{seed}", 1)[0] >> 1)
+
+
 def match_classes(generated: Mapping[int, str], real: Mapping[int, str]) -> dict[int, int]:
     """Which generated class id a real one stands for, by name.
 
+    Lists of the very same classes are matched by id: two of the names may be alike, as ImageNet's two kinds of crane.
+
     Raises:
-        ValueError: a real class has no generated namesake.
+        ValueError: a real class has no generated namesake, or several.
     """
-    ids = {name: label for label, name in generated.items()}
     if not real:
         raise ValueError("--mix: the real images have no classes; use an objective without labels, such as simclr")
+    if generated == real:
+        return {label: label for label in real}
+    ids = {name: label for label, name in generated.items()}
     for name in real.values():
         if name not in ids:
             raise ValueError(
                 f"--mix: the generated groups have no class {name!r}; use an objective without labels, such as simclr"
+            )
+        if list(generated.values()).count(name) > 1 or list(real.values()).count(name) > 1:
+            raise ValueError(
+                f"--mix: two classes are called {name!r}, and classes are matched by name: rename one of the two, or "
+                "use an objective without labels, such as simclr"
             )
     return {label: ids[name] for label, name in real.items()}
 

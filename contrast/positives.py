@@ -46,8 +46,8 @@ class PickedBatches:
         assert positives in POSITIVES, positives
         if positives == "shuffled" and batch_size // world_size < num_images:
             raise ValueError(
-                f"positives shuffled: {num_images} images are pulled together, so every process needs as many groups of "
-                "a batch; use a larger --batch-size"
+                f"positives shuffled: {num_images} images are pulled together, so every process needs as many groups "
+                "of a batch; use a larger --batch-size"
             )
         self.steps_per_epoch = batches.steps_per_epoch
         self._batches = batches

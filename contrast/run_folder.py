@@ -59,6 +59,8 @@ class TrainedOn:
     mixed_split: str | None = None
     shard_size: int | None = None
     """Groups of a shard where they decide the order of the groups, so of streamed runs alone."""
+    num_processes: int | None = None
+    """Over which the groups are dealt where that decides their order, so of streamed runs alone."""
 
     def to_json(self) -> dict[str, JSON]:
         """Plain mapping, fit for json.dumps."""
@@ -96,16 +98,20 @@ class SeenGroups:
     split: str | None
 
 
+STREAMED = ("shard_size", "num_processes")
+"""Fields of TrainedOn that streamed runs alone have; those of earlier versions lack them."""
 DERIVED = ("anchors_id", "content_sha256", "split", "mixed_anchors_id", "mixed_content_sha256", "mixed_split")
 """Fields of TrainedOn that follow from the recipes; runs of earlier versions lack them."""
 
 
 def hash_anchors(recipe: Recipe) -> str:
-    """sha256 (hex) of what decides the anchor of group i: datasets that differ in views or codec alone have the same.
+    """sha256 (hex) of what decides the anchor of group i, given its label: views and codec do not, nor do the classes.
 
-    Their recipe ids differ, but whoever was trained on one of them has seen the anchors of the other.
+    The recipe ids of such datasets differ, but whoever was trained on one of them has seen anchors of the other: all
+    of them, or with other classes those that have the same label in both.
     """
-    deciding = {"source": recipe.source, "classes": list(recipe.classes), "seed": recipe.seed}
+    source = {name: value for name, value in recipe.source.items() if name != "class_weights"}
+    deciding = {"source": source, "seed": recipe.seed}
     return hashlib.sha256(canonical_json(normalised_numbers(deciding)).encode()).hexdigest()
 
 
@@ -188,8 +194,9 @@ def _has_state(run: Path) -> bool:
 def _check_record(run: Path, record: RunRecord) -> None:
     here = read_run(run)
     left_out = set(DERIVED)
-    if None in (here.trained_on.shard_size, record.trained_on.shard_size):
-        left_out.add("shard_size")  # a shuffled run, which the order tells, or a streamed one of an earlier version
+    for name in STREAMED:
+        if None in (getattr(here.trained_on, name), getattr(record.trained_on, name)):
+            left_out.add(name)  # a shuffled run, which the order tells, or a streamed one of an earlier version
     difference = first_difference(_pinned(here, left_out), _pinned(record, left_out))
     if difference is not None:
         raise ValueError(

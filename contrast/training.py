@@ -31,7 +31,7 @@ from contrast.distributed import Place, process_group
 from contrast.encoders import check_encoder_fits, count_parameters, to_encoder_layout
 from contrast.evaluation.online import OnlineKnn
 from contrast.meter import Meter
-from contrast.mixing import own_rows
+from contrast.mixing import own_rows, seed_of_real
 from contrast.network import TrainedNetwork, averaging_gradients, in_parallel
 from contrast.objectives import OBJECTIVES, Objective, Targets, build_objective
 from contrast.optimizer import build_optimizer, learning_rate_at, set_learning_rate
@@ -100,9 +100,11 @@ def train_encoder(
                 latents=dataset.latents if needs_latents else None,
             ),
             place,
-            real=None if real is None else (real, read(real, reader="tar", batch_size=config.num_real)),
+            real=None
+            if real is None
+            else (real, read(real, reader="tar", batch_size=config.num_real, seed=seed_of_real(config.seed))),
         )
-        trained_on = describe_groups(config, dataset, real)
+        trained_on = describe_groups(config, dataset, real, num_processes=place.world_size)
         run = Path(out)
         with ExitStack() as stack:
             stack.enter_context(explain_out_of_memory(place.device, fix=_MORE_ROOM))

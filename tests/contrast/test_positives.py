@@ -14,9 +14,10 @@ from contrast.augment import augment, draw_augmentation, keep_pixels
 from contrast.batches import GroupBatch, GroupBatches
 from contrast.config import TrainConfig
 from contrast.losses import multi_positive_loss
-from contrast.mixing import MixedBatches, count_real, match_classes, own_rows, parse_mix
+from contrast.mixing import MixedBatches, count_real, match_classes, own_rows, parse_mix, seed_of_real
 from contrast.network import TrainedNetwork
 from contrast.objectives import GroupFacts, build_objective
+from contrast.orders import draw_order
 from contrast.positives import PickedBatches, draw_members
 from contrast.run_folder import hash_anchors, read_run
 from contrast.run_options import RunOptions
@@ -160,8 +161,23 @@ def test_a_share_of_every_batch_is_real(groups: Path, make_groups: Callable[...,
     assert len({index for batch in batches for index in batch.indices[6:].tolist()}) == 20  # all of them get their turn
 
 
+def test_real_images_meet_other_generated_groups_in_every_epoch() -> None:
+    assert seed_of_real(0) != seed_of_real(1)
+    generated, real = (
+        [draw_order(64, seed=seed, epoch=epoch).argsort() // 16 for epoch in range(20)] for seed in (0, seed_of_real(0))
+    )
+    together = np.mean([mine == theirs for mine, theirs in zip(generated, real, strict=True)])
+    assert abs(together - 0.25) < 0.05, "group i and image i are in one of four batches by chance"
+
+
 def test_classes_meet_by_name() -> None:
     assert match_classes({3: "cat", 5: "dog"}, {0: "dog", 1: "cat"}) == {0: 5, 1: 3}
+    cranes = {134: "crane", 517: "crane", 1: "goldfish"}
+    assert match_classes(cranes, dict(cranes)) == {134: 134, 517: 517, 1: 1}
+    one = {0: "crane", 1: "goldfish"}
+    for generated, real in ((cranes, one), (one, cranes)):
+        with pytest.raises(ValueError, match="two classes are called 'crane', and classes are matched by name"):
+            match_classes(generated, real)
     with pytest.raises(ValueError, match="have no class 'frog'; use an objective without labels"):
         match_classes({3: "cat"}, {0: "frog"})
     with pytest.raises(ValueError, match="the real images have no classes; use an objective without labels"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 import contrast
 from contrast.augment import AugmentConfig
 from contrast.config import TrainConfig
-from contrast.run_folder import DERIVED
+from contrast.run_folder import DERIVED, STREAMED, open_run, read_run
 from contrast.run_options import RunOptions
 from contrast.runlog import read_metrics
 from contrast.training import train_encoder
@@ -79,7 +80,7 @@ def test_killed_and_resumed_is_the_run_that_was_not(jobs: dict[str, dict[str, An
     assert [entry["first_step"] for entry in environments] == [0, 4]
 
 
-def test_a_streamed_run_keeps_the_shard_size_that_it_began_with(
+def test_a_streamed_run_keeps_the_shard_size_and_the_processes_that_it_began_with(
     make_groups: Callable[..., Path], tmp_path: Path
 ) -> None:
     sizes = {size: make_groups(num_groups=48, shard_size=size) for size in (12, 16)}
@@ -88,7 +89,15 @@ def test_a_streamed_run_keeps_the_shard_size_that_it_began_with(
         contrast.train(shards=sizes[12], out=tmp_path / reader, reader=reader, **options)
     with pytest.raises(ValueError, match=r"trained_on\.shard_size: 12 in the folder, 16 asked for"):
         contrast.train(shards=sizes[16], out=tmp_path / "webdataset", reader="webdataset", **options)
-    # The shuffled order does not know of shards.
+    record = read_run(tmp_path / "webdataset")
+    of_two = dataclasses.replace(record, trained_on=dataclasses.replace(record.trained_on, num_processes=2))
+    with (
+        pytest.raises(ValueError, match=r"trained_on\.num_processes: 1 in the folder, 2 asked for"),
+        open_run(tmp_path / "webdataset", of_two),
+    ):
+        pass
+    # The shuffled order does not know of shards, nor of processes.
+    assert read_run(tmp_path / "tar").trained_on.num_processes is None
     assert contrast.train(shards=sizes[16], out=tmp_path / "tar", reader="tar", **options).steps_now == 0
 
 
@@ -97,7 +106,7 @@ def test_runs_of_earlier_versions_go_on(groups: Path, make_groups: Callable[...,
     options |= {"batch_size": 16, "steps": 1, "reader": "webdataset", "device": "cpu", "quiet": True}
     contrast.train(**options)
     record = json.loads((tmp_path / "run" / "config.json").read_text())
-    for name in ("shard_size", *DERIVED):  # which they did not record
+    for name in (*STREAMED, *DERIVED):  # which they did not record
         del record["trained_on"][name]
     (tmp_path / "run" / "config.json").write_text(json.dumps(record))
     assert contrast.train(**options).steps_now == 0

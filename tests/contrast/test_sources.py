@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,10 +148,11 @@ def test_labels_come_from_no_image_that_is_tested_on(groups: Path, make_groups: 
     assert (len(train), len(test)) == (20, 96)
 
 
-def test_anchors_seen_in_a_dataset_with_other_views_are_not_tested_on(
-    groups: Path, make_groups: Callable[..., Path]
+@pytest.mark.parametrize("settings", [{"policy": "shifted"}, {"classes": (0, 1, 3)}], ids=["views", "classes"])
+def test_anchors_seen_in_a_dataset_with_other_views_or_classes_are_not_tested_on(
+    groups: Path, make_groups: Callable[..., Path], settings: dict[str, Any]
 ) -> None:
-    other = GroupDataset(make_groups(policy="shifted"))
+    other = GroupDataset(make_groups(**settings))
     assert other.manifest.recipe.id != GroupDataset(groups).manifest.recipe.id
     record = TrainedOn(
         recipe_id=other.manifest.recipe.id,
