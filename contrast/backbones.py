@@ -19,11 +19,6 @@ from torch import Tensor, nn
 # Up to this size a ResNet starts with a 3x3 convolution of stride 1 and no max-pool (SimCLR, appendix B.9).
 SMALL_IMAGE_SIZE = 64
 NUM_MATCHES = 3
-TORCHVISION_SETTINGS: dict[str, dict[str, Any]] = {
-    # Auxiliary classifiers would make the output a tuple while training. The initialisation is their own.
-    name: {"aux_logits": False, "init_weights": True}
-    for name in ("googlenet", "inception_v3")
-}
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -100,6 +95,14 @@ def _try_out(backbone: nn.Module, image_size: int) -> Tensor:
     return features
 
 
+def torchvision_settings(model: str, image_size: int) -> dict[str, Any]:
+    """What torchvision is told beside the name."""
+    if model in ("googlenet", "inception_v3"):
+        # Auxiliary classifiers would make the output a tuple while training. The initialisation is their own.
+        return {"aux_logits": False, "init_weights": True}
+    return {"image_size": image_size} if model.startswith("vit_") else {}
+
+
 def _torchvision_names() -> list[str]:
     import torchvision
 
@@ -109,8 +112,7 @@ def _torchvision_names() -> list[str]:
 def _torchvision(model: str, image_size: int) -> nn.Module:
     import torchvision
 
-    settings = {"image_size": image_size} if model.startswith("vit_") else TORCHVISION_SETTINGS.get(model, {})
-    network = torchvision.models.get_model(model, weights=None, **settings)
+    network = torchvision.models.get_model(model, weights=None, **torchvision_settings(model, image_size))
     network.set_submodule(classifier_name(network), nn.Identity())
     if image_size <= SMALL_IMAGE_SIZE and has_large_stem(network):
         replace_small_stem(network)

@@ -17,10 +17,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from contrast.backbones import SMALL_IMAGE_SIZE, classifier_name, has_large_stem, split_name, timm_settings
-from contrast.encoders import SCALE, SHIFT, Encoder
+from contrast.backbones import (
+    SMALL_IMAGE_SIZE,
+    classifier_name,
+    has_large_stem,
+    split_name,
+    timm_settings,
+    torchvision_settings,
+)
+from contrast.encoders import SCALE, SHIFT, Encoder, build_encoder
 from contrast.evaluation.scoring import load_encoder
-from contrast.run_folder import RunRecord, read_run
+from contrast.run_folder import RunRecord, read_run, refuse_own_file
 from shards.atomic import write_atomically
 
 FORMATS = ("torchvision", "timm", "safetensors", "onnx")
@@ -63,6 +70,7 @@ def export_run(run: Path, *, format: str, out: Path) -> Exported:
         raise ValueError(f"unknown format {format!r}: choose one of {', '.join(FORMATS)}")
     if out.is_dir():
         raise ValueError(f"{out} is a folder: give the file to write")
+    refuse_own_file(out)
     record = read_run(run)
     encoder, steps = load_encoder(run, record)
     encoder = encoder.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -101,13 +109,28 @@ def _to_bytes(encoder: Encoder, exported: Exported, record: RunRecord) -> bytes:
         return _onnx_bytes(encoder, exported)
     if exported.format == "torchvision":
         buffer = io.BytesIO()
-        torch.save(dict(encoder.backbone.state_dict()), buffer)
+        torch.save(encoder.backbone.state_dict(), buffer)  # with its versions, which MNASNet asks for
         return buffer.getvalue()
     from safetensors.torch import save
 
     module: nn.Module = encoder if exported.format == "safetensors" else encoder.backbone
+    state = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    if exported.format == "safetensors":
+        _check_plain_loading(state, exported)
     metadata = {name: str(value) for name, value in asdict(exported).items() if name not in ("file", "load")}
-    return save({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, metadata)
+    return save(state, metadata)
+
+
+def _check_plain_loading(state: dict[str, Tensor], exported: Exported) -> None:
+    """MNASNet, for one, loads only from a state dict with its version, which safetensors do not keep."""
+    with torch.random.fork_rng(devices=[]):
+        fresh = build_encoder(exported.encoder, image_size=exported.image_size)
+    try:
+        fresh.load_state_dict(state, strict=True)
+    except ValueError as error:
+        raise ValueError(
+            f"encoder {exported.encoder} does not load from tensors alone ({error}): use another --format"
+        ) from error
 
 
 def _onnx_bytes(encoder: Encoder, exported: Exported) -> bytes:
@@ -165,11 +188,12 @@ def _load_lines(name: str, encoder: Encoder, *, format: str, image_size: int) ->
     if format == "torchvision" and library == "torchvision" and name != "convnet-small":
         import torchvision
 
-        size = f", image_size={image_size}" if model.startswith("vit_") else ""
-        classifier = classifier_name(torchvision.models.get_model(model, weights=None))
+        settings = torchvision_settings(model, image_size)
+        classifier = classifier_name(torchvision.models.get_model(model, weights=None, **settings))
+        arguments = "".join(f", {key}={value}" for key, value in settings.items())
         return (
             "import torch, torchvision",
-            f"model = torchvision.models.get_model({model!r}, weights=None{size})",
+            f"model = torchvision.models.get_model({model!r}, weights=None{arguments})",
             f"model.set_submodule({classifier!r}, torch.nn.Identity())",
             *stem,
             "model.load_state_dict(torch.load(file, weights_only=True), strict=True)",

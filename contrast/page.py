@@ -14,7 +14,7 @@ from pathlib import Path
 from contrast.evaluation.results import ROW_TITLES, read_evaluation
 from contrast.evaluation.tables import columns_of_groups, columns_of_test
 from contrast.html import fill_template, svg_element
-from contrast.run_folder import ENVIRONMENT_NAME, RunRecord, read_run
+from contrast.run_folder import ENVIRONMENT_NAME, RunRecord, read_run, refuse_own_file
 from contrast.runlog import METRICS_NAME, read_metrics
 from shards.atomic import write_atomically
 from shards.canonical import JSON
@@ -31,9 +31,10 @@ def write_report(run: Path, out: Path, *, sheet: Path | None = None) -> Path:
         sheet: a PNG, such as shards preview writes, that is put into the page.
 
     Raises:
-        ValueError: the folder is not a run, or the sheet is not a PNG.
+        ValueError: the folder is not a run, the sheet is not a PNG, or `out` is a file of the run itself.
         DamageError: a file of the run is not as it was written.
     """
+    refuse_own_file(out)
     record = read_run(run)
     metrics = _read_figures(run)
     page = fill_template(

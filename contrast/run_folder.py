@@ -21,6 +21,7 @@ from pathlib import Path
 
 from contrast.checkpoint import CHECKPOINT_NAME
 from contrast.config import TrainConfig
+from contrast.runlog import METRICS_NAME
 from shards.atomic import remove_temporary_files, write_atomically
 from shards.canonical import JSON, canonical_json, first_difference, normalised_numbers
 from shards.cpu import cpu_name
@@ -154,6 +155,13 @@ def read_run(run: Path) -> RunRecord:
         raise ValueError(f"{run} is not a run (no {CONFIG_NAME}): give the folder of contrast train --out") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise DamageError(f"{path} was altered ({type(error).__name__}: {error}); restore it or train again") from error
+
+
+def refuse_own_file(out: Path) -> None:
+    """Raises ValueError where `out`, to be written, is one of the files that make up a run."""
+    own = (CONFIG_NAME, ENVIRONMENT_NAME, METRICS_NAME, CHECKPOINT_NAME, EVALUATION_NAME, LOCK_NAME)
+    if out.name in own and (out.parent / CONFIG_NAME).exists():
+        raise ValueError(f"{out} is part of a run: give another file as --out")
 
 
 @contextmanager
