@@ -1,8 +1,8 @@
 """Everything that the next step depends on, in one file that is replaced whole or not at all.
 
-    save_run(run, config, network, optimizer, step=step, loss=loss)
-    step, loss = resume_run(run, config, network, optimizer)
-    encoder_state = load_checkpoint(run / "checkpoint.pt")["encoder"]
+    save_run(run, record, network, optimizer, step=step, loss=loss)
+    step, loss = resume_run(run, record, network, optimizer)
+    encoder_state = load_run(run, record)["encoder"]
 
 A checkpoint holds tensors and plain types alone, so it is read without unpickling code.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,21 @@ from torch.optim import Optimizer
 
 from contrast.config import TrainConfig
 from contrast.network import TrainedNetwork
+from contrast.run_folder import CHECKPOINT_NAME, RunRecord, TrainedOn
 from shards.atomic import write_atomically
-from shards.canonical import first_difference
-from shards.errors import DamageError
+from shards.canonical import first_difference, shorten
+from shards.errors import DamageError, describe_error
 
 FORMAT = 1
-CHECKPOINT_NAME = "checkpoint.pt"
+_PARTS = {"config": dict, "step": int, "loss": float, "encoder": Mapping, "head": Mapping, "optimizer": dict}
+_UNREADABLE = (
+    zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, NotImplementedError,
+    ValueError, KeyError, IndexError, TypeError, AttributeError,
+)  # fmt: skip
 
 
 def save_run(
-    run: Path, config: TrainConfig, network: TrainedNetwork, optimizer: Optimizer, *, step: int, loss: float
+    run: Path, record: RunRecord, network: TrainedNetwork, optimizer: Optimizer, *, step: int, loss: float
 ) -> None:
     """Writes RUN/checkpoint.pt.
 
@@ -49,7 +55,8 @@ def save_run(
     save_checkpoint(
         run / CHECKPOINT_NAME,
         {
-            "config": config.to_json(),
+            "config": record.config.to_json(),
+            "trained_on": record.trained_on.to_json(),
             "step": step,
             "loss": loss,
             "encoder": network.encoder.state_dict(),
@@ -59,16 +66,59 @@ def save_run(
     )
 
 
-def resume_run(run: Path, config: TrainConfig, network: TrainedNetwork, optimizer: Optimizer) -> tuple[int, float]:
+def resume_run(run: Path, record: RunRecord, network: TrainedNetwork, optimizer: Optimizer) -> tuple[int, float]:
     """Loads the newest checkpoint; gives the number of steps done and the loss recorded last."""
     if not (run / CHECKPOINT_NAME).exists():
         return 0, math.nan
-    state = load_checkpoint(run / CHECKPOINT_NAME)
-    check_checkpoint_config(run, state, config)
-    load_strictly(network.encoder, state["encoder"], what=f"the encoder {config.encoder}")
+    state = load_run(run, record)
+    load_strictly(network.encoder, state["encoder"], what=f"the encoder {record.config.encoder}")
     load_strictly(network.head, state["head"], what="the head")
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        optimizer.load_state_dict(state["optimizer"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damage(run / CHECKPOINT_NAME, error) from error
     return state["step"], state["loss"]
+
+
+def load_run(run: Path, record: RunRecord) -> dict[str, Any]:
+    """The newest checkpoint of the run that RUN/config.json describes, as save_run wrote it.
+
+    Raises:
+        ValueError: there is none, or it is of another run.
+        DamageError: it does not load, or lacks something.
+    """
+    path = run / CHECKPOINT_NAME
+    state = load_checkpoint(path)
+    try:
+        _check_parts(state)
+        saved = TrainConfig.from_json(state["config"])
+        if not 0 <= state["step"] <= saved.steps:
+            raise ValueError(f"its step is {state['step']} of {saved.steps}")
+        trained_on = (
+            TrainedOn(**state["trained_on"]) if "trained_on" in state else None
+        )  # an earlier version's has none
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damage(path, error) from error
+    difference = first_difference(  # the encoder first: it says most
+        {"encoder": saved.encoder, **saved.to_json()},
+        {"encoder": record.config.encoder, **record.config.to_json()},
+        one_is="in the checkpoint",
+        other_is="in config.json",
+    )
+    if difference is None and trained_on is not None:
+        difference = trained_on.difference(record.trained_on, one_is="in the checkpoint", other_is="in config.json")
+    if difference is not None:
+        raise ValueError(
+            f"{path} is of another {'encoder' if saved.encoder != record.config.encoder else 'run'} "
+            f"({difference}): restore the run's own checkpoint, or train in a new folder"
+        )
+    return state
+
+
+def _check_parts(state: Mapping[str, Any]) -> None:
+    for name, kind in _PARTS.items():
+        if not isinstance(state.get(name), kind):
+            raise TypeError(f"its {name} is {shorten(state.get(name))}")
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -90,11 +140,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"no {path}: train first (contrast train --out {path.parent} …)") from None
     try:
+        damaged = zipfile.ZipFile(io.BytesIO(data)).testzip()  # torch.load does not look at the checksums
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"{damaged} has another checksum")
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError, OSError) as error:
-        raise DamageError(
-            f"{path} is damaged ({type(error).__name__}): restore it, or remove it and train again"
-        ) from error
+    except _UNREADABLE as error:
+        raise _damage(path, error) from error
     if not isinstance(state, dict) or "format" not in state:
         raise DamageError(f"{path} is not a checkpoint of contrast train: restore it, or remove it and train again")
     if state["format"] != FORMAT:
@@ -102,20 +153,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def check_checkpoint_config(run: Path, state: Mapping[str, Any], config: TrainConfig) -> None:
-    """Raises ValueError when RUN/checkpoint.pt was written by another configuration than RUN/config.json says."""
-    saved = TrainConfig.from_json(state["config"])
-    difference = first_difference(  # the encoder first: it says most
-        {"encoder": saved.encoder, **saved.to_json()},
-        {"encoder": config.encoder, **config.to_json()},
-        one_is="in the checkpoint",
-        other_is="in config.json",
-    )
-    if difference is not None:
-        raise ValueError(
-            f"{run / CHECKPOINT_NAME} is of another {'encoder' if saved.encoder != config.encoder else 'run'} "
-            f"({difference}): restore the run's own checkpoint, or train in a new folder"
-        )
+def _damage(path: Path, error: Exception) -> DamageError:
+    return DamageError(f"{path} is damaged ({describe_error(error)}): restore it, or remove it and train again")
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, what: str) -> None:

@@ -19,17 +19,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from contrast.checkpoint import CHECKPOINT_NAME
 from contrast.config import TrainConfig
 from contrast.runlog import METRICS_NAME
 from shards.atomic import remove_temporary_files, write_atomically
-from shards.canonical import JSON, canonical_json, first_difference, normalised_numbers
+from shards.canonical import JSON, canonical_json, first_difference, normalised_numbers, shorten
 from shards.cpu import cpu_name
 from shards.errors import DamageError
 from shards.locks import read_holder, try_lock, write_holder
 from shards.recipe import Recipe
 
 CONFIG_NAME = "config.json"
+CHECKPOINT_NAME = "checkpoint.pt"
 ENVIRONMENT_NAME = "environment.json"
 EVALUATION_NAME = "evaluate.json"
 LOCK_NAME = ".lock"
@@ -63,9 +63,26 @@ class TrainedOn:
     num_processes: int | None = None
     """Over which the groups are dealt where that decides their order, so of streamed runs alone."""
 
+    def __post_init__(self) -> None:
+        for name, kind in (("recipe_id", str), ("num_groups", int), ("num_images", int), ("image_size", int)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} is {shorten(getattr(self, name))}")
+
     def to_json(self) -> dict[str, JSON]:
         """Plain mapping, fit for json.dumps."""
         return dict(self.__dict__)
+
+    def difference(self, other: TrainedOn, *, one_is: str = "in the folder", other_is: str = "asked for") -> str | None:
+        """The first field in which a run on these groups and one on the others are two; None where they are one."""
+        left_out = set(DERIVED)
+        for name in STREAMED:
+            if None in (getattr(self, name), getattr(other, name)):
+                left_out.add(name)  # a shuffled run, which the order tells, or a streamed one of an earlier version
+        mine, theirs = (
+            {"trained_on": {name: value for name, value in groups.to_json().items() if name not in left_out}}
+            for groups in (self, other)
+        )
+        return first_difference(mine, theirs, one_is=one_is, other_is=other_is)
 
     def parts(self) -> tuple[SeenGroups, ...]:
         """The groups, and the real images in the batches where there are any."""
@@ -201,20 +218,12 @@ def _has_state(run: Path) -> bool:
 
 def _check_record(run: Path, record: RunRecord) -> None:
     here = read_run(run)
-    left_out = set(DERIVED)
-    for name in STREAMED:
-        if None in (getattr(here.trained_on, name), getattr(record.trained_on, name)):
-            left_out.add(name)  # a shuffled run, which the order tells, or a streamed one of an earlier version
-    difference = first_difference(_pinned(here, left_out), _pinned(record, left_out))
+    difference = here.trained_on.difference(record.trained_on)
+    difference = difference or first_difference(here.config.to_json(), record.config.to_json())
     if difference is not None:
         raise ValueError(
             f"{run} is a run of another configuration ({difference}): choose another --out or ask for the same"
         )
-
-
-def _pinned(record: RunRecord, left_out: set[str]) -> dict[str, JSON]:
-    trained_on = {name: value for name, value in record.trained_on.to_json().items() if name not in left_out}
-    return {"trained_on": trained_on, **record.config.to_json()}
 
 
 @contextmanager

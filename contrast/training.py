@@ -131,7 +131,8 @@ def run_steps(
     network = TrainedNetwork(config, image_size=trained_on.image_size, objective=objective)
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(config, network)
-    first_step, loss_of_record = resume_run(run, config, network, optimizer)
+    record = RunRecord(config=config, trained_on=trained_on)
+    first_step, loss_of_record = resume_run(run, record, network, optimizer)
     if not place.agree(first_step):
         raise ValueError(
             f"the processes found different checkpoints in {run}: give --out on a disk that all of them share"
@@ -225,7 +226,7 @@ def run_steps(
                 }
             )
             if done == config.steps or time.perf_counter() - last_saved >= options.checkpoint_seconds:
-                save_run(run, config, network, optimizer, step=done, loss=figures.loss)
+                save_run(run, record, network, optimizer, step=done, loss=figures.loss)
                 last_saved = time.perf_counter()
 
     seconds = time.perf_counter() - meter.started

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from numpy import ndarray
 
-from contrast.checkpoint import CHECKPOINT_NAME, check_checkpoint_config, load_checkpoint, load_strictly
+from contrast.checkpoint import load_run, load_strictly
 from contrast.devices import explain_out_of_memory, resolve_device
 from contrast.encoders import Encoder, build_encoder
 from contrast.evaluation.features import (
@@ -194,8 +194,7 @@ def load_encoder(run: Path, record: RunRecord) -> tuple[Encoder, int]:
         ValueError: there is no checkpoint, or it is of another encoder or run.
         DamageError: the checkpoint does not load.
     """
-    state = load_checkpoint(run / CHECKPOINT_NAME)
-    check_checkpoint_config(run, state, record.config)
+    state = load_run(run, record)
     encoder = build_encoder(record.config.encoder, image_size=record.trained_on.image_size)
     load_strictly(encoder, state["encoder"], what=f"the encoder {record.config.encoder}")
     return encoder.to(memory_format=torch.channels_last), state["step"]  # type: ignore[call-overload]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from contrast.checkpoint import load_checkpoint, load_strictly, save_checkpoint
+import contrast
+from contrast.checkpoint import load_checkpoint, load_run, load_strictly, save_checkpoint
 from contrast.encoders import build_encoder
+from contrast.run_folder import read_run
 from shards.errors import DamageError
 
 
@@ -39,7 +44,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: p
     assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "text", "foreign"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "foreign", "flipped bit"])
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(path, {"encoder": {"weight": torch.zeros(1000)}})
@@ -49,10 +54,44 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
         path.write_bytes(b"")
     elif damage == "text":
         path.write_text("not a checkpoint")
+    elif damage == "flipped bit":
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 0x40  # a weight that is another, and loads
+        path.write_bytes(data)
     else:
         torch.save([1, 2], path)
     with pytest.raises(DamageError, match=r"checkpoint\.pt is .* remove it"):
         load_checkpoint(path)
+
+
+@pytest.fixture(scope="module")
+def two_runs(make_groups: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The same configuration on two datasets."""
+    folder = tmp_path_factory.mktemp("runs")
+    for seed in range(2):
+        options = {"steps": 2, "batch_size": 16, "head_hidden_dim": 32, "head_dim": 16, "device": "cpu", "quiet": True}
+        contrast.train(shards=make_groups(seed=seed), out=folder / str(seed), **options)
+    return [folder / "0", folder / "1"]
+
+
+def test_a_checkpoint_of_the_same_settings_on_other_groups_is_refused(two_runs: list[Path], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(two_runs[0], tmp_path / "run"))
+    record = read_run(run)
+    assert load_run(run, record)["step"] == 2
+    shutil.copyfile(two_runs[1] / "checkpoint.pt", run / "checkpoint.pt")
+    with pytest.raises(ValueError, match=r"is of another run \(trained_on\.recipe_id: .* restore the run's own"):
+        load_run(run, record)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"step": 3}, {"step": -1}, {"step": "2"}, {"optimizer": None}, {"encoder": 1}, {"config": {"steps": "x"}}],
+)
+def test_what_a_checkpoint_lacks_is_damage(two_runs: list[Path], tmp_path: Path, change: dict[str, Any]) -> None:
+    run = Path(shutil.copytree(two_runs[0], tmp_path / "run"))
+    save_checkpoint(run / "checkpoint.pt", load_checkpoint(run / "checkpoint.pt") | change)
+    with pytest.raises(DamageError, match=r"checkpoint\.pt is damaged .* remove it and train again"):
+        load_run(run, read_run(run))
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from contrast.checkpoint import load_checkpoint, save_checkpoint
 from contrast.config import TrainConfig
 from contrast.encoders import Encoder, build_encoder
 from contrast.evaluation import features, scoring
@@ -38,6 +39,16 @@ def learnt(make_groups: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
     config = TrainConfig(steps=80, batch_size=64, objective="supcon", temperature=0.2, head_hidden_dim=64, head_dim=32)
     train_encoder(config, shards=shards, n=400, out=run, options=QUIET)
     return run, shards
+
+
+def copy_as_of_size(run: Path, out: Path, *, image_size: int) -> None:
+    """The run as if its images had that size: the encoder of this family takes any."""
+    config = json.loads((run / "config.json").read_text())
+    config["trained_on"]["image_size"] = image_size
+    (out / "config.json").write_text(json.dumps(config))
+    save_checkpoint(
+        out / "checkpoint.pt", load_checkpoint(run / "checkpoint.pt") | {"trained_on": config["trained_on"]}
+    )
 
 
 def some_images(count: int = 30) -> LabelledImages:
@@ -163,10 +174,7 @@ def test_pixels_up_to_32_px_are_taken_as_they_are(size: int) -> None:
 
 def test_a_note_says_at_which_size_pixels_were_taken(learnt: tuple[Path, Path], tmp_path: Path) -> None:
     run, shards = learnt
-    config = json.loads((run / "config.json").read_text())
-    config["trained_on"]["image_size"] = 40  # the encoder of this family takes any size
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes())
+    copy_as_of_size(run, tmp_path, image_size=40)
     options = {"data": str(shards), "num_train": 40, "scores": ("knn",), "k": 1, "device": "cpu", "quiet": True}
     note = "raw pixels are those of the images shrunk to 32 px"
     assert note in evaluate_run(tmp_path, **options).tests[0].notes
@@ -312,9 +320,6 @@ def test_groups_of_one_image_have_no_lidar(
 
 def test_groups_of_another_size_are_refused(learnt: tuple[Path, Path], tmp_path: Path) -> None:
     run, shards = learnt
-    config = json.loads((run / "config.json").read_text())
-    config["trained_on"]["image_size"] = 32  # the encoder of this family takes any size
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes())
+    copy_as_of_size(run, tmp_path, image_size=32)
     with pytest.raises(ValueError, match="its images have 16 px, the encoder was trained on 32 px"):
         evaluate_run(tmp_path, groups=shards, device="cpu", quiet=True)
