@@ -43,7 +43,7 @@ CPU_CHUNK = 64
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How strongly images are changed. The defaults are SimCLR's for CIFAR-10."""
+    """How strongly images are changed. The defaults are SimCLR's for CIFAR-10, but for the smallest crop: 0.08 there."""
 
     crop_scale: tuple[float, float] = (0.2, 1.0)
     """Area of the crop as a share of the image's area."""
@@ -167,7 +167,8 @@ def draw_augmentation(config: AugmentConfig, *, count: int, seed: int, step: int
     """Parameters for the `count` samples of the global batch of a step; a function of the arguments alone.
 
     The crop is drawn as in Inception (Szegedy et al. 2015): area and log ratio uniform. Sides that would leave the
-    image are cut to it, where torchvision draws again up to ten times and then takes the centre.
+    image are cut to it, where torchvision draws again up to ten times and then takes the centre: at the defaults a crop
+    has 0.59 of the image on average, torchvision's 0.54.
     """
     digest = hashlib.sha256(f"augment/{seed}/{step}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -24,7 +24,7 @@ def default_settings(objective: str, optimizer: str, *, batch_size: int) -> dict
     """What goes with an objective and an optimiser where nothing is given: head, learning rate, weight decay.
 
     AdamW: measured for short runs of the small encoder. SGD: the CIFAR-10 recipe of ResNet-18, 0.06 per 256 groups.
-    LARS: SimCLR's ImageNet recipe, 0.3 per 256 groups (Chen et al. 2020, section 2.1).
+    LARS: SimCLR's ImageNet recipe, 0.3 per 256 groups (Chen et al. 2020, section 2.3).
     """
     settings = dict(OBJECTIVES[objective].defaults)
     if optimizer == "sgd":

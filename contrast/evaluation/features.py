@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from shards.atomic import write_atomically
 
 BATCH_SIZE = 500
 FEATURES_FOLDER = "features"
-FORMAT = 1
+FORMAT = 2
 PIXEL_CONTROL_SIZE = 32
 """Side of the images that raw pixels are taken of, at most."""
 
@@ -54,15 +55,16 @@ def cached_features(
         FORMAT, weights_sha256(encoder), SCALE, SHIFT, images.sha256, precision, device.type, torch.__version__
     )  # fmt: skip
     key = hashlib.sha256("/".join(map(str, deciding)).encode())
-    path = folder / f"{key.hexdigest()[:32]}.npy"
+    path = folder / f"{key.hexdigest()[:32]}.npz"  # a zip archive, whose checksums tell damage
     if path.exists():
         try:
-            return np.load(path, allow_pickle=False)
-        except (ValueError, EOFError):
-            path.unlink()  # a damaged copy of something that can be computed again
+            with zipfile.ZipFile(path) as archive:
+                return np.load(io.BytesIO(archive.read("features.npy")), allow_pickle=False)
+        except (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError, RuntimeError):
+            pass  # a damaged copy of something that can be computed again
     features = extract_features(encoder, images.pixels, device=device, precision=precision)
     buffer = io.BytesIO()
-    np.save(buffer, features, allow_pickle=False)
+    np.savez(buffer, features=features)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue())
     return features

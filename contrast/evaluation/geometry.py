@@ -13,7 +13,7 @@ from numpy import ndarray
 
 RANKME_EPSILON = 1e-7
 RANKME_IMAGES = 25_600
-"""At most so many, the first ones: as many as the paper takes, and it finds that more change nothing."""
+"""At most so many: as many as the paper takes, and it finds that more change nothing."""
 LIDAR_EPSILON = 1e-7
 LIDAR_DELTA = 1e-4
 """Added to the diagonal of the within-group covariance."""

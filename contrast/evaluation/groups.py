@@ -9,7 +9,7 @@ The last groups of the dataset are taken: a run that was trained on a prefix has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +20,16 @@ from numpy import ndarray
 from contrast.augment import AugmentConfig, augment, draw_augmentation
 from contrast.evaluation.geometry import alignment, lidar, uniformity
 from contrast.evaluation.overlap import doubt_encoder, num_groups_seen
-from contrast.evaluation.results import GroupScore
+from contrast.evaluation.results import ROW_TITLES, GroupScore
 from contrast.images import LabelledImages
 from contrast.run_folder import TrainedOn
 from shards.dataset import GroupDataset
 
 NUM_GROUPS = 2000
-"""At most; LiDAR wants more groups than features have dimensions."""
+"""At most."""
+FREEDOM_PER_DIMENSION = 3
+"""LiDAR wants at least so many images beside their group's first per dimension of the features: with fewer the
+within-group covariance is not known, and the score follows the number of groups."""
 AUGMENT_SEED = 0
 
 Encode = Callable[[LabelledImages], ndarray]
@@ -38,6 +41,7 @@ class HeldGroups:
     """Consecutive groups, decoded."""
 
     dataset: str
+    recipe_id: str
     first: int
     images: ndarray
     """uint8 [groups, K, H, W, 3]: the anchor, then the views."""
@@ -72,7 +76,14 @@ def load_groups(directory: str | Path, *, image_size: int, trained_on: TrainedOn
     up_to = "up to " if dataset.manifest.recipe.is_real else ""
     seen_notes = (f"the encoder was trained on {up_to}{seen} of these {len(images)} groups",) if seen > 0 else ()
     notes = (*seen_notes, *doubt_encoder(trained_on, dataset))
-    return HeldGroups(dataset=str(directory), first=first, images=images, labels=labels, notes=notes)
+    return HeldGroups(
+        dataset=str(directory),
+        recipe_id=dataset.manifest.recipe.id,
+        first=first,
+        images=images,
+        labels=labels,
+        notes=notes,
+    )
 
 
 def score_groups(
@@ -102,6 +113,24 @@ def score_groups(
         lidar=round(lidar(by_group), 2) if "lidar" in names else None,
         alignment=distances,
         uniformity=round(uniformity(anchors), 4) if "uniformity" in names else None,
+        feature_dim=by_group.shape[2],
+    )
+
+
+def doubt_lidar(groups: HeldGroups, scores: Mapping[str, GroupScore]) -> tuple[str, ...]:
+    """A note where some features have too many dimensions for the groups."""
+    num_groups, num_images = groups.images.shape[:2]
+    freedom = num_groups * (num_images - 1)
+    wide = [
+        f"{ROW_TITLES[row]} ({score.feature_dim})"
+        for row, score in scores.items()
+        if score.lidar is not None and (score.feature_dim or 0) * FREEDOM_PER_DIMENSION > freedom
+    ]
+    if not wide:
+        return ()
+    return (
+        f"LiDAR of {', '.join(wide)}: many dimensions for {num_groups} groups of {num_images}, so it compares only "
+        "with features as wide on as many groups",
     )
 
 

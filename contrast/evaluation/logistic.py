@@ -87,8 +87,12 @@ def _fit(features: ndarray, labels: ndarray, penalty: float, *, start: _Classifi
     scale = features.std(axis=0)
     scale[scale < 1e-6] = 1  # a feature that never changes says nothing
     # scikit-learn minimises sum(loss) + |w|^2 / (2 C): C = 1 / (n * penalty) makes it mean(loss) + penalty |w|^2 / 2.
+    # The tolerance is of the gradient, to which a weak penalty adds little: one above it would end such a fit at once.
     regression = LogisticRegression(
-        C=1 / (len(features) * penalty), max_iter=MAX_ITERATIONS, tol=1e-3, warm_start=start is not None
+        C=1 / (len(features) * penalty),
+        max_iter=MAX_ITERATIONS,
+        tol=min(1e-3, penalty),
+        warm_start=start is not None,
     )
     if start is not None:
         regression.coef_ = start.regression.coef_.copy()  # type: ignore[attr-defined]

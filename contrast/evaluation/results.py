@@ -74,6 +74,8 @@ class TestScores:
     notes: tuple[str, ...]
     scores: dict[str, Score]
     """By row: trained, and with controls pixels and random."""
+    content_sha256: str | None = None
+    """Of all labelled and test images as the encoder was given them, and of their labels; earlier versions lack it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,7 @@ class GroupScore:
     """Mean squared distance by kind of positives: tx (two augmented copies), tz (anchor and view), class."""
     uniformity: float | None = None
     """Of the anchors."""
+    feature_dim: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +102,8 @@ class GroupScores:
     """Of a group: anchor and views."""
     notes: tuple[str, ...]
     scores: dict[str, GroupScore]
+    recipe_id: str | None = None
+    """Earlier versions lack it."""
 
 
 @dataclass(frozen=True, kw_only=True)

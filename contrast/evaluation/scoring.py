@@ -8,11 +8,13 @@ The encoder is frozen, the last checkpoint is the one that is scored, and nothin
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from numpy import ndarray
 
@@ -26,9 +28,9 @@ from contrast.evaluation.features import (
     pixel_features,
     weights_sha256,
 )
-from contrast.evaluation.fewshot import check_shots, few_shot_accuracies
+from contrast.evaluation.fewshot import DEFAULT_SHOTS, check_shots, few_shot_accuracies
 from contrast.evaluation.geometry import rankme
-from contrast.evaluation.groups import Encode, load_groups, score_groups
+from contrast.evaluation.groups import Encode, doubt_lidar, load_groups, score_groups
 from contrast.evaluation.holdout import hold_out_tenth
 from contrast.evaluation.knn import DEFAULT_KS, NUM_NEIGHBOURS, check_neighbours, knn_accuracies
 from contrast.evaluation.linear import linear_probe
@@ -107,7 +109,9 @@ def evaluate_run(
     if controls and record.trained_on.image_size > PIXEL_CONTROL_SIZE:
         notes.append(f"raw pixels are those of the images shrunk to {PIXEL_CONTROL_SIZE} px")
     tests = [
-        _load_test(source, record, data_train=data_train, data_root=data_root, num_train=num_train, ks=ks)
+        _load_test(
+            source, record, data_train=data_train, data_root=data_root, num_train=num_train, ks=ks, names=test_names
+        )
         for source in sources
     ]
     for test in tests:
@@ -147,10 +151,11 @@ def evaluate_run(
         if held is None
         else GroupScores(
             dataset=held.dataset,
+            recipe_id=held.recipe_id,
             first=held.first,
             num_groups=held.images.shape[0],
             num_images=held.images.shape[1],
-            notes=(*held.notes, *notes),
+            notes=(*held.notes, *doubt_lidar(held, group_scores), *notes),
             scores=group_scores,
         ),
         seconds=round(time.perf_counter() - started, 1),
@@ -238,6 +243,7 @@ class _Test:
             data=self.source,
             evaluated_on=f"{self.test.name}, {format_count(len(self.test))} {kind} images",
             trained_with=f"{self.train.name}, {format_count(len(self.train))} labels",
+            content_sha256=_hash_content(self.train, self.test),
             is_real=self.test.is_real,
             num_train=len(self.train),
             num_test=len(self.test),
@@ -256,6 +262,7 @@ def _load_test(
     data_root: str | Path | None,
     num_train: int | None,
     ks: tuple[int, ...] | None,
+    names: tuple[str, ...],
 ) -> _Test:
     train, test = load_pair(
         source,
@@ -269,12 +276,30 @@ def _load_test(
     if not test.is_real:
         notes.append("the test images came out of a generator: this is no score on photographs")
     if num_train is not None:
+        if num_train < len(train.class_names):
+            raise ValueError(
+                f"--num-train {num_train}: {len(train.class_names)} classes need a label each; ask for more"
+            )
         train = train.first_of_each_class(num_train)
+    fewest = int(np.bincount(train.labels).min())
+    if "fewshot" in names and fewest < 2 * max(DEFAULT_SHOTS):
+        notes.append(
+            f"few-shot draws of {max(DEFAULT_SHOTS)} from {fewest} images of a class are much alike: their "
+            "intervals are too narrow"
+        )
     if ks is None:
         ks = tuple(k for k in DEFAULT_KS if k <= len(train))
         if ks != DEFAULT_KS:
             notes.append(f"no kNN of more than {ks[-1]} neighbours: there are {len(train)} training labels")
     return _Test(source=name_source(source), train=train, test=test, ks=ks, notes=tuple(notes))
+
+
+def _hash_content(*parts: LabelledImages) -> str:
+    digest = hashlib.sha256()
+    for images in parts:
+        digest.update(f"{images.sha256} {images.class_names} {images.labels.dtype}".encode())
+        digest.update(np.ascontiguousarray(images.labels).data)
+    return digest.hexdigest()
 
 
 def _encode_as(row: str, record: RunRecord, trained: Encoder, run: Path, device: torch.device) -> Encode:

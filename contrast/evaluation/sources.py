@@ -116,8 +116,10 @@ def _list(data: str, split: str, size: int, root: Path | None) -> ListedImages:
 
 
 def name_source(data: str) -> str:
-    """What a source is called in tables: cifar10 wherever its arrays lie, others as they were given."""
-    return "cifar10" if _is_cifar10(data) or _holds_cifar10(Path(data)) else data
+    """What a source is called in tables: cifar10 wherever its arrays lie, others as given, without a last slash."""
+    if _is_cifar10(data) or _holds_cifar10(Path(data)):
+        return "cifar10"
+    return str(Path(data)) if Path(data).is_dir() else data
 
 
 def _is_cifar10(data: str) -> bool:

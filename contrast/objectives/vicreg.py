@@ -2,7 +2,9 @@
 
 Bardes, Ponce and LeCun, ICLR 2022, equations 1 to 6, with the weights and the expander of the authors' code
 (facebookresearch/vicreg): 25, 25 and 1; variance target 1; the variance of the two branches averaged, their
-covariances added; three layers with batch normalisation, four times as wide as the features.
+covariances added; three layers with batch normalisation, 2048 wide unless told (theirs: 8192, for features of 2048).
+Unlike theirs, both images go through encoder and expander in one forward, so that batch normalisation takes its
+statistics over both.
 
     loss = vicreg_loss(first, second)     # [N, D] each: row i of both is group i
 """

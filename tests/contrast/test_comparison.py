@@ -106,7 +106,15 @@ def labels_of(run: Path) -> str:
     return json.loads((run / "evaluate.json").read_text())["tests"][0]["trained_with"]
 
 
-@pytest.mark.parametrize("change", [{"first": 40}, {"num_groups": 20}, {"num_images": 3}])
+def test_other_images_under_the_same_words_are_another_column(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    other = with_scores(runs[0], tmp_path / "other", test={"content_sha256": "ab" * 32})
+    heads, rows = compare_runs([runs[0], other]).table()
+    columns = [position for position, head in enumerate(heads) if head.endswith("kNN 5")]
+    assert len(columns) == 2 and "images abababababab" in heads[columns[1]]
+    assert rows[0][columns[1]] == rows[1][columns[0]] == ABSENT
+
+
+@pytest.mark.parametrize("change", [{"first": 40}, {"num_groups": 20}, {"num_images": 3}, {"recipe_id": "cd" * 32}])
 def test_other_groups_of_one_dataset_are_another_column(
     runs: tuple[Path, Path, Path], tmp_path: Path, change: dict[str, int]
 ) -> None:

@@ -119,16 +119,22 @@ def test_features_are_cached_by_content(tmp_path: Path, monkeypatch: pytest.Monk
     other = dataclasses.replace(images, pixels=images.pixels ^ 1)
     cached_features(encoder, other, folder=tmp_path, device=CPU, precision="float32")
     assert len(calls) == 3
-    for path in tmp_path.iterdir():
-        path.write_bytes(path.read_bytes()[:50])  # damaged copies are computed again
-    recomputed = cached_features(encoder, images, folder=tmp_path, device=CPU, precision="float32")
-    assert np.array_equal(recomputed, changed) and len(calls) == 4
+    for number, place in enumerate((0, 70, 1500, None)):  # the second one makes numpy begin too early
+        for path in tmp_path.iterdir():
+            data = bytearray(path.read_bytes())
+            if place is None:
+                del data[50:]
+            else:
+                data[place] ^= 0x10
+            path.write_bytes(data)
+        recomputed = cached_features(encoder, images, folder=tmp_path, device=CPU, precision="float32")
+        assert np.array_equal(recomputed, changed) and len(calls) == 4 + number, "damaged copies are computed again"
     for module, name, value in ((features, "SCALE", 1.0), (features, "SHIFT", 0.0), (torch, "__version__", "0.1")):
         with monkeypatch.context() as other_version:
             other_version.setattr(module, name, value)
             cached_features(encoder, images, folder=tmp_path, device=CPU, precision="float32")
     cached_features(encoder, images, folder=tmp_path, device=CPU, precision="float32")
-    assert len(calls) == 7
+    assert len(calls) == 10
 
 
 def test_pixels_are_compared_by_correlation() -> None:
@@ -254,7 +260,14 @@ def test_several_sources_and_all_scores_in_one_call(
         assert list(score.fewshot) == ["1", "5", "10"] and score.fewshot["1"].interval > 0
         assert 1 < score.rankme < 512
     groups = evaluation.groups.scores["trained"]
-    assert evaluation.groups.notes == ("the encoder was trained on 400 of these 600 groups",)
+    seen, lidar = evaluation.groups.notes
+    assert seen == "the encoder was trained on 400 of these 600 groups"
+    assert lidar.startswith("LiDAR of trained encoder (512): many dimensions for 600 groups of 2, so it compares only")
+    assert all("few-shot" not in note for test in evaluation.tests for note in test.notes)
+    few = evaluate_run(
+        run, data=str(other), num_train=60, scores=("fewshot",), controls=False, device="cpu", quiet=True
+    )
+    assert any(note.startswith("few-shot draws of 10 from 15 images of a class") for note in few.tests[0].notes)
     assert list(groups.alignment) == ["tx", "tz", "class"] and groups.alignment["class"] < 2
     assert 1 < groups.lidar < 512 and -4 < groups.uniformity < 0
     table = format_tables(evaluation)
@@ -288,6 +301,7 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, options: dict[str,
             {"num_train": 36, "scores": ("fewshot",)},
             "10 shots of a class that has 9 training images: raise --num-train",
         ),
+        ({"num_train": 3}, "--num-train 3: 4 classes need a label each; ask for more"),
         ({"num_train": 7, "scores": ("linear",)}, "two training images of every class or more: raise --num-train"),
     ],
 )
