@@ -43,7 +43,7 @@ CPU_CHUNK = 64
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How strongly images are changed. The defaults are SimCLR's for CIFAR-10, but for the smallest crop: 0.08 there."""
+    """How strongly images are changed. The defaults are SimCLR's for CIFAR-10, where crops go down to 0.08."""
 
     crop_scale: tuple[float, float] = (0.2, 1.0)
     """Area of the crop as a share of the image's area."""

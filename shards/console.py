@@ -67,7 +67,8 @@ def _errors_as_one_line(ctx: click.Context) -> Iterator[None]:
     except OSError as error:
         raise _one_line(describe_os_error(error), 2) from error
     except KeyboardInterrupt as error:
-        raise _one_line("stopped by Ctrl-C; run the same command again to resume", 130) from error
+        message = "stopped by Ctrl-C: what is finished is kept; run the same command again for the rest"
+        raise _one_line(message, 130) from error
 
 
 def _one_line(message: str, exit_code: int) -> OneLineError:

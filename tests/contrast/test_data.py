@@ -154,3 +154,10 @@ def test_not_fetched_says_how(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file"):
         cifar10(out=tmp_path / "file")
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    with pytest.raises(ValueError, match=r"holds other files \(train\): choose an empty or new folder"):
+        cifar10(out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["train"]

@@ -71,7 +71,11 @@ def _group_raising(error: BaseException) -> click.Group:
             2,
             "Error: /data/x: No space left on device; free some space, then run the same command again: it resumes\n",
         ),
-        (KeyboardInterrupt(), 130, "Error: stopped by Ctrl-C; run the same command again to resume\n"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "Error: stopped by Ctrl-C: what is finished is kept; run the same command again for the rest\n",
+        ),
     ],
 )
 def test_errors_become_one_line_and_an_exit_code(error: BaseException, code: int, line: str) -> None:

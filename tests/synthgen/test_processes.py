@@ -84,7 +84,9 @@ def test_killed_parents_interrupts_and_killed_workers(tiny_weights: Path, tmp_pa
         parent.send_signal(signal.SIGINT)
         said = parent.communicate()[1]
     assert parent.returncode == 130
-    assert said.splitlines() == ["Error: stopped by Ctrl-C; run the same command again to resume"]
+    assert said.splitlines() == [
+        "Error: stopped by Ctrl-C: what is finished is kept; run the same command again for the rest"
+    ]
     assert temporaries(out) == [] and read_claims(out) == [] and lock_holder(out) is None
     assert synthgen.status(out).state == "stopped" and read_failures(out) == []
 
