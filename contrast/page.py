@@ -14,10 +14,9 @@ from pathlib import Path
 from contrast.evaluation.results import ROW_TITLES, read_evaluation
 from contrast.evaluation.tables import columns_of_groups, columns_of_test
 from contrast.html import fill_template, svg_element
-from contrast.run_folder import ENVIRONMENT_NAME, RunRecord, read_run, refuse_own_file
+from contrast.run_folder import RunRecord, read_environment, read_run, refuse_own_file
 from contrast.runlog import METRICS_NAME, read_metrics
 from shards.atomic import write_atomically
-from shards.canonical import JSON
 from shards.errors import DamageError
 from shards.quantities import format_count
 
@@ -51,7 +50,7 @@ def write_report(run: Path, out: Path, *, sheet: Path | None = None) -> Path:
         training=_training_rows(record, metrics),
         sheet=_read_png(sheet) if sheet is not None else "",
         config=json.dumps(record.to_json(), indent=1, ensure_ascii=False),
-        environment=json.dumps(_read_json(run / ENVIRONMENT_NAME), indent=1, ensure_ascii=False),
+        environment=json.dumps(read_environment(run), indent=1, ensure_ascii=False),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, page.encode())
@@ -118,17 +117,6 @@ def _read_figures(run: Path) -> list[dict[str, float]]:
                 f"{run / METRICS_NAME}: the record of step {record['step']} has no {missing[0]}; remove its line"
             )
     return metrics
-
-
-def _read_json(path: Path) -> JSON:
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DamageError(
-            f"{path} is not JSON ({error}): remove it and run the command that writes it again"
-        ) from error
 
 
 def _read_png(path: Path) -> str:

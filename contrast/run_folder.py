@@ -251,9 +251,8 @@ def record_environment(run: Path, *, first_step: int, device: str, num_threads: 
     """Adds this process's versions and hardware to RUN/environment.json."""
     import torch
 
-    path = run / ENVIRONMENT_NAME
-    entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    entries.append(
+    entries = [
+        *(read_environment(run) or []),
         {
             "first_step": first_step,
             "python": platform.python_version(),
@@ -262,9 +261,27 @@ def record_environment(run: Path, *, first_step: int, device: str, num_threads: 
             "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_name(),
             "num_threads": num_threads,
             "num_processes": world_size,
-        }
-    )
-    write_atomically(path, _json_bytes(entries))
+        },
+    ]
+    write_atomically(run / ENVIRONMENT_NAME, _json_bytes(entries))
+
+
+def read_environment(run: Path) -> list[JSON] | None:
+    """What RUN/environment.json says; None where there is none.
+
+    Raises:
+        DamageError: it is not as it was written.
+    """
+    path = run / ENVIRONMENT_NAME
+    if not path.exists():
+        return None
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(entries, list):
+            raise ValueError("no list")
+    except (ValueError, RecursionError) as error:
+        raise DamageError(f"{path} is not as it was written ({error}): remove it, nothing depends on it") from error
+    return entries
 
 
 def _json_bytes(data: JSON) -> bytes:

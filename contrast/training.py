@@ -40,6 +40,7 @@ from contrast.readers import check_order, open_batches
 from contrast.run_folder import RunRecord, TrainedOn, open_run, record_environment
 from contrast.run_options import RunOptions, TrainSummary
 from contrast.runlog import RunLog, rewind_metrics
+from shards.errors import DamageError
 from shards.progress import Progress
 from shards.quantities import format_count, format_seconds
 from shards.stream import open_dataset
@@ -279,7 +280,14 @@ def _rows_of_parts(config: TrainConfig, objective: Objective, place: Place) -> l
 
 
 def _targets(batch: GroupBatch, objective: Objective, device: torch.device) -> Targets:
-    classes = np.searchsorted(np.array(objective.facts.classes, dtype=np.int64), batch.labels)
+    known = np.array(objective.facts.classes, dtype=np.int64)
+    classes = np.searchsorted(known, batch.labels)
+    if objective.needs_classes and not np.isin(batch.labels, known).all():
+        row = int(np.flatnonzero(~np.isin(batch.labels, known))[0])
+        raise DamageError(
+            f"group {batch.indices[row]} has label {batch.labels[row]}, which is none of its dataset's classes: shards "
+            "verify says what to do"
+        )
     return Targets(
         groups=_to_device(batch.indices, device),
         classes=_to_device(classes, device),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import contrast
 from contrast.config import TrainConfig
 from contrast.run_folder import hash_anchors, read_run
 from contrast.run_options import RunOptions
@@ -231,3 +234,16 @@ def test_tensorboard_has_every_step_once_after_a_run_was_rewound(tmp_path: Path)
     expected = [(10, 10.0), (20, 20.5), (30, 30.5)]
     assert [(event.step, event.value) for event in events.Scalars("loss")] == expected
     assert [(record["step"], record["loss"]) for record in read_metrics(tmp_path)] == expected
+
+
+def test_a_label_that_is_no_class_of_the_dataset_is_damage(groups: Path, tmp_path: Path) -> None:
+    """As where a bit of the index has flipped; it would be learnt as another class."""
+    damaged = Path(shutil.copytree(groups, tmp_path / "damaged"))
+    for path in (damaged / "data").glob("*.index.npy"):
+        index = np.load(path)
+        index[0, 0] = -7
+        np.save(path, index)
+    options = {"out": tmp_path / "run", "batch_size": 96, "steps": 1, "device": "cpu", "quiet": True}
+    with pytest.raises(DamageError, match=r"has label -7, which is none of its dataset's classes: shards verify"):
+        contrast.train(shards=damaged, objective="cross-entropy", **options)
+    assert contrast.train(shards=damaged, objective="simclr", **options).steps_now == 1  # looks at none
