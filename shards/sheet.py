@@ -147,6 +147,7 @@ def draw_rows(
     rows: Sequence[SheetRow],
     scale: int | None = None,
     wide_before: tuple[int, ...] = (1,),
+    together: int = 1,
     fewer: str,
 ) -> Image.Image:
     """A table of images: title and facts, a head (name, detail) over each column, and the rows, in blocks side by side.
@@ -154,6 +155,7 @@ def draw_rows(
     Args:
         scale: whole-number enlargement of every image; chosen so that small images can be seen when None.
         wide_before: columns that stand a little off the one before them.
+        together: so many rows stay below one another.
         fewer: the option that makes the sheet smaller, for the message.
 
     Raises:
@@ -161,7 +163,7 @@ def draw_rows(
     """
     image_size = rows[0].images[0].shape[0]
     scale = scale or max(1, -(-_TARGET_PIXELS // image_size))
-    layout = _choose_layout(len(rows), len(heads), image_size * scale, wide_before)
+    layout = _choose_layout(len(rows), len(heads), image_size * scale, wide_before, together)
     if max(layout.size) > _LARGEST_PIXELS:
         raise ValueError(f"the sheet would have {layout.size[0]}x{layout.size[1]} pixels: ask for fewer {fewer}")
     sheet = Image.new("RGB", layout.size, _PAPER)
@@ -178,11 +180,13 @@ def draw_rows(
     return sheet
 
 
-def _choose_layout(count: int, num_images: int, cell: int, wide_before: tuple[int, ...]) -> _Layout:
+def _choose_layout(count: int, num_images: int, cell: int, wide_before: tuple[int, ...], together: int = 1) -> _Layout:
     """The fewest blocks that make the sheet no taller than one and a half times its width."""
+    bundles = count // together
+    heights = dict.fromkeys(-(-bundles // blocks) * together for blocks in range(1, bundles + 1))
     layouts = [
-        _Layout(rows=-(-count // blocks), blocks=blocks, num_images=num_images, cell=cell, wide_before=wide_before)
-        for blocks in range(1, count + 1)
+        _Layout(rows=rows, blocks=-(-count // rows), num_images=num_images, cell=cell, wide_before=wide_before)
+        for rows in heights
     ]
     return next((layout for layout in layouts if layout.size[1] <= 1.5 * layout.size[0]), layouts[-1])
 

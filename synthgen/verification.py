@@ -76,8 +76,8 @@ def verify_render(
 ) -> RenderVerification:
     """Renders a sample of a finished dataset's groups again and compares plan, bytes and pixels.
 
-    Whole blocks are rendered, because a group's last bits depend on its place in a batch; a block serves up to eight
-    groups of the sample. Time and memory depend on the sample, not on the dataset.
+    Whole blocks are rendered, because a group's last bits depend on its place in a batch; a block serves eight groups
+    of the sample, more where the dataset has too few blocks. Time and memory do not grow with the dataset.
 
     Args:
         groups: how many to compare; all where the dataset holds fewer.

@@ -45,13 +45,14 @@ def draw_strips(
             rows.append(SheetRow(name=edit, detail=name, images=_to_images(images)))
             if pixels and edit in EDITS:
                 edited = _edited(images[_NUM_ALPHAS // 2], edit, alphas)
-                rows.append(SheetRow(name="", detail="the edit in pixels", images=_to_images(edited)))
+                rows.append(SheetRow(name=edit, detail=f"{name}, in pixels", images=_to_images(edited)))
     sheet = draw_rows(
         title=f"Walks of {shown.generator.name}",
         facts=[f"walks {found.sha256[:12]}", f"truncation {options.truncation:g}", f"seed {options.seed}"],
         heads=[(f"alpha {alpha:+.2g}" if alpha else "anchor", "") for alpha in alphas.round(3).tolist()],
         rows=rows,
         wide_before=(_NUM_ALPHAS // 2, _NUM_ALPHAS // 2 + 1),
+        together=2 if len(rows) == 2 * len(names) * len(shown.names) else 1,
         fewer="--samples or --edits",
     )
     return write_sheet(path, sheet)

@@ -28,6 +28,15 @@ CPU = torch.device("cpu")
 Module = Callable[[str, str], None]
 
 
+def test_untrained_weights_as_documented(
+    write_module: Module, documented_block: Callable[[str], str], tmp_path: Path
+) -> None:
+    write_module("my_generator", documented_block("class Generator:"))
+    exec(documented_block('save_file(state, "weights.safetensors")'), {})
+    command = ["render", "--n=4", "--out=d", "--generator=my_generator:make", "--weights=weights.safetensors"]
+    assert CliRunner().invoke(main, [*command, "--devices=cpu", "--quiet"]).exit_code == 0
+
+
 def documented_weights(path: Path) -> None:
     torch.manual_seed(0)
     layers = {"0": torch.nn.Linear(64, 8192), "3": torch.nn.ConvTranspose2d(128, 64, 4, 2, 1)}
@@ -60,6 +69,22 @@ def test_the_documented_function_renders_the_pixels_of_its_network(
     images, labels = GroupDataset(tmp_path / "d").batch(range(50))
     assert (labels == -1).all()
     assert np.abs(images.astype(int) - np.stack(expected, axis=1)).max() <= 1  # sums of another number of threads
+
+    names: dict[str, object] = {}
+    for file in ("mine.pt2", "plain.pt2"):  # what the page says of the same network as a file
+        exec(documented_block(f'"{file}"'), names)
+        as_file = [
+            "render",
+            "--n=70",
+            f"--out={file}-d",
+            f"--generator={file}",
+            "--format=png",
+            "--devices=cpu",
+            "--quiet",
+        ]
+        assert CliRunner().invoke(main, as_file).exit_code == 0
+        theirs, _ = GroupDataset(tmp_path / f"{file}-d").batch(range(50))
+        assert np.abs(images.astype(int) - theirs).max() <= 1
 
     again = CliRunner().invoke(main, [*command, "--format=png", "--devices=cpu", "--dtype=bfloat16", "--quiet"])
     assert again.exit_code == 2 and "my_generator:make takes no dtype" in again.stderr
