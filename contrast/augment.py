@@ -117,7 +117,10 @@ def parse_augment(text: str) -> AugmentConfig:
             example = f"{word}=0.2:1" if is_range else f"{word}=0.5"
             raise ValueError(f"--augment {text}: {word} takes {'two numbers' if is_range else 'a number'}: {example}")
         chosen[field] = (numbers[0], numbers[1]) if is_range else numbers[0]
-    return AugmentConfig(**chosen)  # type: ignore[arg-type]
+    try:
+        return AugmentConfig(**chosen)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(f"--augment {text}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -156,7 +156,7 @@ def train(as_json: bool, **options: Any) -> None:
         echo_json(dataclasses.asdict(summary))
     elif summary.steps_now:
         click.echo(
-            f"{summary.run}: loss {summary.loss:.3f} (chance {summary.chance_loss:.3f}), "
+            f"{summary.run}: {summary.steps} steps, loss {summary.loss:.3f} (chance {summary.chance_loss:.3f}), "
             f"{summary.views_per_second:.0f} views/s, {summary.wait_share:.0%} waiting, "
             f"{format_seconds(summary.seconds)}"
         )
@@ -250,7 +250,7 @@ def report(run: Path, out: Path, sheet: Path | None) -> None:
     """
     import contrast
 
-    click.echo(f"{contrast.report(run=run, out=out, sheet=sheet)}")
+    click.echo(f"wrote {contrast.report(run=run, out=out, sheet=sheet)}")
 
 
 main.add_command(compare)

@@ -65,10 +65,16 @@ class Comparison:
             run.name for run in self.runs if run.evaluation is not None and run.evaluation.step != run.settings["steps"]
         )
 
+    @property
+    def sources(self) -> dict[Source, str]:
+        """What scores were taken on, and the name of each that tells it from the others."""
+        return name_sources(source for run in self.runs for source, _ in _scores_of(run.evaluation))
+
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Heads, and a row of cells per run: differing settings, steps, loss, scores of the trained encoder.
 
-        Where scores are not of a run's last step, a column says which step they are of.
+        Where scores are not of a run's last step, a column says which step they are of. Where they were taken on
+        several sources, the heads bear the number of theirs, [1] for the first of `sources`.
         """
         heads = ["run", *(name.removeprefix("trained_on.") for name in self.differing), "steps done", "loss"]
         rows = [[run.name, *(_text(run.settings.get(name)) for name in self.differing)] for run in self.runs]
@@ -81,9 +87,9 @@ class Comparison:
             for run, row in zip(self.runs, rows, strict=True):
                 row.append(ABSENT if run.evaluation is None else str(run.evaluation.step))
         scored = [_scores_of(run.evaluation) for run in self.runs]
-        names = name_sources(source for scores in scored for source, _ in scores)
+        numbers = {source: number for number, source in enumerate(self.sources, start=1)}
         for source, head in dict.fromkeys(key for scores in scored for key in scores):
-            heads.append(head if len(names) == 1 else f"{names[source]}: {head}")
+            heads.append(head if len(numbers) == 1 else f"{head} [{numbers[source]}]")
             for row, scores in zip(rows, scored, strict=True):
                 row.append(scores.get((source, head), ABSENT))
         return heads, rows
@@ -94,7 +100,9 @@ class Comparison:
         A note names the runs that have it, and what was scored where it is not said of all that was.
         """
         evaluations = [(run.name, run.evaluation) for run in self.runs if run.evaluation is not None]
-        lines = [
+        names = list(self.sources.values())
+        lines = [f"[{number}] {name}" for number, name in enumerate(names, start=1)] if len(names) > 1 else []
+        lines += [
             f"Tested on {test.evaluated_on}, {test.num_classes} classes; labels from {test.trained_with}. "
             "Accuracies are top-1, in percent."
             for _, evaluation in evaluations
@@ -232,11 +240,14 @@ def draw_curves(comparison: Comparison) -> Figure:
                     marker="." if name == "knn" or len(points) < 3 else "",
                     label=run.name,
                 )
+        chances = {run.metrics[-1].get("chance_loss") for run in drawn}
+        if name == "loss" and len(chances) == 1 and None not in chances:
+            axes.axhline(*chances, color="#999", linestyle="--", linewidth=1, label="chance")
         axes.set_xlabel("groups seen")
         axes.set_ylabel(title)
         axes.spines[["top", "right"]].set_visible(False)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(drawn)), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(handles)), frameon=False)
     return figure
 
 

@@ -42,7 +42,7 @@ from contrast.run_options import RunOptions, TrainSummary
 from contrast.runlog import RunLog, rewind_metrics
 from shards.errors import DamageError
 from shards.progress import Progress
-from shards.quantities import format_count, format_seconds
+from shards.quantities import format_count
 from shards.stream import open_dataset
 
 _MORE_ROOM = "free some of it, use a smaller --batch-size or encoder, or learn from a batch in parts with --accumulate"
@@ -241,7 +241,6 @@ def run_steps(
                 raise KeyboardInterrupt
 
     seconds = time.perf_counter() - meter.started
-    progress.note(f"{run}: {config.steps} steps, loss {figures.loss:.3f}, {format_seconds(seconds)}")
     return dataclasses.replace(
         summary,
         steps_now=config.steps - first_step,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ _CLIENT_OPTIONS = (
     "timeout", "connect_timeout", "read_timeout",
 )  # fmt: skip
 _CHUNK_BYTES = 1 << 20
+_ASKS_FOR_CREDENTIALS = re.compile(r"169\.254\.169\.254|\b40[13]\b|credential|forbidden|unauthorized", re.IGNORECASE)
 _LOCAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # clients pass them on without the file's name
 _pids_of_object_stores: set[int] = set()
 
@@ -108,7 +110,7 @@ def retrying(work: Callable[[], Any], what: str) -> Any:
 
     Raises:
         FileNotFoundError: at once; trying again would not help.
-        ValueError: at once; the client cannot make anything of the address.
+        ValueError: at once, the client cannot make anything of the address; or the place asks for credentials.
         DamageError: the last attempt failed too, or what came was damaged each time.
     """
     pause_seconds = FIRST_PAUSE_SECONDS
@@ -124,6 +126,11 @@ def retrying(work: Callable[[], Any], what: str) -> Any:
                 raise  # of the local disk: it is full, or may not be written
             if attempt == MOST_ATTEMPTS:
                 reason = " ".join((str(error) or type(error).__name__).split("Debug source")[0].split())
+                if _ASKS_FOR_CREDENTIALS.search(reason):
+                    raise ValueError(
+                        f"{what} asks for credentials ({reason}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                        "AWS_SKIP_SIGNATURE=true where all may read, or HF_TOKEN; see docs/reading.md"
+                    ) from error
                 raise DamageError(
                     f"{what} cannot be fetched, {attempt} times tried ({reason}); run the same command again to go on"
                 ) from error

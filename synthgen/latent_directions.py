@@ -70,7 +70,10 @@ def directions(
     place = choose_device(device)
     loaded = load_generator(generator, weights=weights, truncation=truncation, device=place, dtype="float32")
     if not isinstance(loaded, LayeredGenerator):
-        raise ValueError(f"{generator} does not show its layers: its adapter has no `latent_weights`")
+        raise ValueError(
+            f"{generator} does not show its layers: use other views (--views gaussian, ball, angular), or a function "
+            "whose object has latent_weights (docs/bring-your-own-generator.md)"
+        )
     check_whole("k", k, 1, loaded.latent_dim)
     check_whole("layer", layer, 0, loaded.num_layers - 1)
     check_whole("samples", samples, max(2 * loaded.latent_dim, 2 * loaded.num_classes), 100_000)

@@ -23,6 +23,7 @@ from shards.progress import Progress
 from shards.recipe import member_names
 from synthgen.numbers import check_whole
 from synthgen.vectors import VectorFiles
+from synthgen.views import policy_from_recipe
 
 if TYPE_CHECKING:
     from synthgen.sameness import Sameness
@@ -104,6 +105,9 @@ def verify_render(
     _check_options(groups=groups, seed=seed, dtype=dtype, tolerance=tolerance)
     directory = Path(directory)
     manifest = load_manifest(directory)
+    vectors = VectorFiles.of(*(Path(path) for path in (walks, directions) if path is not None))
+    for view in manifest.recipe.views:
+        policy_from_recipe(view, vectors=vectors)  # told before the generator is loaded
     place = choose_device(device)
     number_format = manifest.render.dtype if dtype == "same" else dtype
     loaded = load_recorded_generator(
@@ -126,7 +130,6 @@ def verify_render(
     comparison = Comparison(manifest, tolerance=tolerance)
     environments: dict[int, str | None] = {}
     with Progress(total=min(groups, manifest.num_groups), unit="groups", label="verifying", quiet=quiet) as progress:
-        vectors = VectorFiles.of(*(Path(path) for path in (walks, directions) if path is not None))
         blocks = render_blocks(manifest, loaded, list(sample), device=place, vectors=vectors)
         for (first, indices), (draws, pixels) in zip(sample.items(), blocks, strict=True):
             for index in indices:

@@ -31,4 +31,4 @@ def compare(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
         return
     click.echo(format_comparison(comparison))
     if out is not None:
-        click.echo(f"\n{out}")
+        click.echo(f"\nwrote {out}")

@@ -120,6 +120,12 @@ class Evaluation:
     groups: GroupScores | None
     seconds: float
 
+    def __str__(self) -> str:
+        """The tables that contrast eval prints."""
+        from contrast.evaluation.tables import format_tables
+
+        return format_tables(self)
+
     def to_json(self) -> dict[str, JSON]:
         """Plain mapping, fit for json.dumps; scores that are None are left out."""
         return {"format": FORMAT, **_plain(self)}

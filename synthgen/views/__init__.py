@@ -165,6 +165,8 @@ def _parse_mixture(text: str) -> Iterator[tuple[str, dict[str, Any], float]]:
     for part in body.split("+"):
         spec, at, weight = part.rpartition("@")
         policy, *assignments = spec.split(":")
+        if "@" in spec:
+            raise ValueError(f"mixture: '{part}' has two weights; join the parts with +, as in {_MIXTURE_EXAMPLE}")
         if not at:
             raise ValueError(f"mixture: '{part}' has no weight; write {part}@0.5")
         if policy == "mixture":

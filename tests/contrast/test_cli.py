@@ -77,7 +77,7 @@ def test_help_shows_examples(arguments: list[str]) -> None:
         (["--steps", "5", "--augment", "blurr=1"], "unknown 'blurr'; write WORD=VALUE with crop, "),
         (["--steps", "5", "--augment", "crop=0.2"], "crop takes two numbers: crop=0.2:1"),
         (["--steps", "5", "--augment", "blur=1,blur=0"], "blur is given twice"),
-        (["--steps", "5", "--augment", "blur=2"], "blur 2.0: a probability lies in 0..1"),
+        (["--steps", "5", "--augment", "blur=2"], "--augment blur=2: blur 2.0: a probability lies in 0..1"),
         (["--steps", "5", "--device", "cuda:9"], "no device cuda:9 here"),
         (["--steps", "5", "--temperature", "0"], "temperature 0.0: give a number above 0"),
         (["--steps", "5", "--learning-rate", "-1"], "learning rate -1.0: give a number above 0"),

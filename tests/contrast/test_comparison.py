@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -70,8 +71,10 @@ def test_scores_on_other_images_or_labels_are_other_columns(
         quiet=True,
     )
     heads, rows = compare_runs([tmp_path / "a", runs[1]]).table()
-    knn = [position for position, head in enumerate(heads) if head.endswith("kNN 5")]
-    assert len(knn) == 2 and "50 labels" in heads[knn[0]]
+    knn = [position for position, head in enumerate(heads) if head.startswith("kNN 5 ")]
+    assert [heads[position] for position in knn] == ["kNN 5 [1]", "kNN 5 [2]"]
+    first, second = compare_runs([tmp_path / "a", runs[1]]).remarks()[:2]
+    assert first.startswith("[1] ") and "50 labels" in first and second.startswith("[2] ")
     assert rows[0][knn[1]] == rows[1][knn[0]] == ABSENT
 
 
@@ -91,15 +94,16 @@ def test_labels_of_another_source_make_another_column(runs: tuple[Path, Path, Pa
     same = with_scores(runs[0], tmp_path / "same")
     other = with_scores(runs[0], tmp_path / "other", test={"trained_with": "photos train, 96 labels"})
     heads, rows = compare_runs([same, other]).table()
-    first, second = (f"labels from {name}: kNN 5" for name in (labels_of(runs[0]), "photos train, 96 labels"))
-    columns = [next(i for i, head in enumerate(heads) if head.endswith(end)) for end in (first, second)]
+    sources = [line for line in compare_runs([same, other]).remarks() if line.startswith("[")]
+    for source, name in zip(sources, (labels_of(runs[0]), "photos train, 96 labels"), strict=True):
+        assert source.endswith(f", labels from {name}")  # in what else they do not differ
+    columns = [heads.index(f"kNN 5 [{number}]") for number in (1, 2)]
     assert rows[0][columns[1]] == rows[1][columns[0]] == ABSENT
     assert ABSENT not in (rows[0][columns[0]], rows[1][columns[1]])
-    assert not any("tested on" in head for head in heads)  # in that they do not differ
     remarks = [line for line in compare_runs([same, other]).remarks() if line.startswith("Tested on")]
     assert len(remarks) == 2 and "labels from photos train, 96 labels" in remarks[1]
     alike, _ = compare_runs([runs[0], same]).table()
-    assert "kNN 5" in alike and not any("labels from" in head for head in alike)
+    assert "kNN 5" in alike and not any(line.startswith("[") for line in compare_runs([runs[0], same]).remarks())
 
 
 def labels_of(run: Path) -> str:
@@ -109,8 +113,8 @@ def labels_of(run: Path) -> str:
 def test_other_images_under_the_same_words_are_another_column(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
     other = with_scores(runs[0], tmp_path / "other", test={"content_sha256": "ab" * 32})
     heads, rows = compare_runs([runs[0], other]).table()
-    columns = [position for position, head in enumerate(heads) if head.endswith("kNN 5")]
-    assert len(columns) == 2 and "images abababababab" in heads[columns[1]]
+    columns = [position for position, head in enumerate(heads) if head.startswith("kNN 5 ")]
+    assert len(columns) == 2 and compare_runs([runs[0], other]).remarks()[1].endswith("images abababababab")
     assert rows[0][columns[1]] == rows[1][columns[0]] == ABSENT
 
 
@@ -125,10 +129,10 @@ def test_other_groups_of_one_dataset_are_another_column(
         for name, changed in (("a", {}), ("b", {}), ("c", change))
     )
     assert sum("LiDAR" in head for head in compare_runs([a, b]).table()[0]) == 1
-    assert "groups of d: LiDAR" in compare_runs([a, b]).table()[0]
+    assert "[2] groups of d" in compare_runs([a, b]).remarks()
     heads, rows = compare_runs([a, c]).table()
-    lidar = [position for position, head in enumerate(heads) if head.endswith("LiDAR")]
-    assert len(lidar) == 2 and heads[lidar[0]] != heads[lidar[1]]
+    lidar = [position for position, head in enumerate(heads) if head.startswith("LiDAR [")]
+    assert len(lidar) == 2 and len({*compare_runs([a, c]).remarks()[1:3]}) == 2
     assert [[row[position] for position in lidar] for row in rows] == [["5.0", ABSENT], [ABSENT, "5.0"]]
 
 
@@ -158,7 +162,7 @@ def test_every_note_stands_under_the_table_with_its_runs(runs: tuple[Path, Path,
     expected = [f"one: {unfinished}", f"one: {seen} (groups of d)", f"two: {unfinished} ({data})"]
     comparison = contrast.compare([a, b, c], out=tmp_path / "page.html")
     contrast.compare([a, b, c], out=tmp_path / "table.md")
-    assert [line for line in comparison.remarks() if not line.startswith("Tested on")] == expected
+    assert [line for line in comparison.remarks() if not line.startswith(("Tested on", "["))] == expected
     for line in expected:
         assert f"<p>{line}</p>" in (tmp_path / "page.html").read_text()
         assert f"\n\n{line}\n" in (tmp_path / "table.md").read_text()
@@ -171,7 +175,10 @@ def test_every_note_stands_under_the_table_with_its_runs(runs: tuple[Path, Path,
 
 def test_curves_are_over_the_groups_seen(runs: tuple[Path, Path, Path]) -> None:
     loss, knn = draw_curves(compare_runs(runs)).axes
-    assert [line.get_xdata().tolist() for line in loss.lines] == [[32, 64, 96], [32, 64, 96], [32, 64]]
+    curves = [line.get_xdata().tolist() for line in loss.lines if line.get_label() != "chance"]
+    assert curves == [[32, 64, 96], [32, 64, 96], [32, 64]]
+    (chance,) = [line.get_ydata() for line in loss.lines if line.get_label() == "chance"]
+    assert chance == pytest.approx([math.log(31)] * 2)  # 16 groups of 2
     assert [line.get_label() for line in knn.lines] == ["a", "b"]  # the third was not scored while training
     assert loss.get_xlabel() == "groups seen" and "kNN" in knn.get_ylabel()
     assert loss.get_ylabel() == "loss of the run's objective"

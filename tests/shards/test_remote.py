@@ -222,6 +222,14 @@ def test_other_bytes_than_promised_are_refused(dataset: Path, tmp_path: Path) ->
     assert not list(cache.iterdir())
 
 
+def test_a_place_that_asks_for_credentials_says_which() -> None:
+    def refuse() -> None:
+        raise OSError("Error performing PUT http://169.254.169.254/latest/api/token: 403 Forbidden")
+
+    with pytest.raises(ValueError, match=r"s3://b/d asks for credentials .* set AWS_ACCESS_KEY_ID .* HF_TOKEN"):
+        fetching.retrying(refuse, "s3://b/d")
+
+
 def test_half_a_file_in_the_cache_is_fetched_again(shared_dataset: Path, tmp_path: Path) -> None:
     there = RemoteDataset(f"file://{shared_dataset}", cache=tmp_path)
     (tmp_path / f"{there.manifest.shards[0].sha256}.tar").write_bytes(b"half")

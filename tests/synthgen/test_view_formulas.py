@@ -200,6 +200,11 @@ def test_options_make_policies(vectors: Callable[..., VectorSet]) -> None:
         ("mixture:", {}, "write a mixture as"),
         ("mixture:gaussian@1", {}, "two policies or more"),
         ("mixture:gaussian+independent@1", {}, "'gaussian' has no weight; write gaussian@0.5"),
+        (
+            "mixture:gaussian@0.5,independent@0.5",
+            {},
+            "has two weights; join the parts with +, as in mixture:gaussian",
+        ),
         ("mixture:gaussian@x+independent@1", {}, "'x' in 'gaussian@x' is not a number"),
         ("mixture:gaussian@-1+independent@1", {}, "weight -1.0: give a number from 0 on"),
         ("mixture:gaussian@0+independent@1", {}, "weight of 0 draws nothing"),
