@@ -170,7 +170,7 @@ def read_run(run: Path) -> RunRecord:
         return RunRecord(config=TrainConfig.from_json(data["config"]), trained_on=TrainedOn(**data["trained_on"]))
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{run} is not a run (no {CONFIG_NAME}): give the folder of contrast train --out") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise DamageError(f"{path} was altered ({type(error).__name__}: {error}); restore it or train again") from error
 
 

@@ -24,7 +24,7 @@ from contrast.images import LabelledImages, ListedImages
 from contrast.run_folder import TrainedOn
 from shards.dataset import GroupDataset
 from shards.manifest import MANIFEST_NAME
-from shards.pictures import fit_image, list_image_folder, read_image
+from shards.pictures import TEST_FOLDERS, fit_image, list_image_folder, read_image
 
 HELD_OUT_SHARE = 0.2
 """Of a generated dataset, at its end."""
@@ -193,6 +193,13 @@ def _from_shards(dataset: GroupDataset, first: int, last: int, size: int) -> Lis
 
 
 def _from_folder(folder: Path, split: str, size: int) -> ListedImages:
+    whole = folder.resolve().parent
+    parts = [name for name in ("train", *TEST_FOLDERS) if (whole / name).is_dir()]
+    if folder.resolve().name in parts and "train" in parts and len(parts) > 1:
+        raise ValueError(
+            f"{folder} is one part of {whole}: give that folder, whose {parts[1]} part is tested on with labels of the "
+            "train part"
+        )
     files, labels, class_names = list_image_folder(folder, split=split)
     return ListedImages(
         name=f"{folder.name} {split}",

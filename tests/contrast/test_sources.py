@@ -90,6 +90,15 @@ def test_pictures_of_other_sizes_are_resized_and_cut_to_the_centre(tmp_path: Pat
     assert train.pixels[:, :, 2:8].min() == 255  # the white centre fills the square
 
 
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_one_part_of_a_folder_is_no_source(tmp_path: Path, part: str) -> None:
+    """Its own test images would be a tenth of it, and those that are there would lie beside it untested."""
+    for split in ("train", "val"):
+        write_noise(tmp_path / split, seed=len(split))
+    with pytest.raises(ValueError, match=rf"{part} is one part of .*: give that folder, whose val part is tested on"):
+        load_pair(str(tmp_path / part), image_size=8)
+
+
 def test_an_image_that_does_not_decode_is_named(folder: Path) -> None:
     (folder / "ant" / "03.png").write_bytes(b"\x89PNG not really")
     with pytest.raises(DamageError, match=r"ant/03\.png does not decode"):
