@@ -13,6 +13,7 @@ import io
 import json
 import mmap
 import resource
+import shlex
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -275,7 +276,8 @@ class GroupDataset:
         return MappedShard(data, narrow_index(index, len(data)))
 
     def _damage(self, what: str) -> DamageError:
-        return DamageError(f"{what}; shards verify {self.directory} lists all damage and how to repair it")
+        directory = shlex.quote(str(self.directory))
+        return DamageError(f"{what}; shards verify {directory} lists all damage and how to repair it")
 
     def _name(self, index: int, member: str) -> str:
         tar = tar_path(self.directory, index // self.manifest.shard_size)

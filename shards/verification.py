@@ -22,7 +22,7 @@ from shards.card import CARD_NAME, CHECKSUMS_NAME, TIMM_INFO_NAME, timm_info_tex
 from shards.errors import DamageError
 from shards.inspection import inspect_shard
 from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, load_manifest, shard_stem
-from shards.markers import index_path, read_marker, tar_path
+from shards.markers import index_path, read_marker, repair_command, tar_path
 from shards.progress import Progress
 from shards.quantities import format_things
 
@@ -108,7 +108,7 @@ def check_shard(directory: str, fast: bool, shard_index: int) -> list[str]:
     manifest = _manifest(directory)
     record = manifest.shards[shard_index]
     again = f"run the same {manifest.recipe.command} again"
-    repair = f"rm {directory}/{DATA_FOLDER}/{shard_stem(shard_index)}.* and {again}"
+    repair = repair_command(directory, shard_index, manifest.recipe)
     path = tar_path(Path(directory), shard_index)
     name = f"{DATA_FOLDER}/{record.name}"
 

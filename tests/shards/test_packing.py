@@ -191,6 +191,18 @@ def test_grown_it_is_the_larger_one(photos: Path, tmp_path: Path) -> None:
     assert np.array_equal(GroupDataset(tmp_path / "grown", n=17).batch(range(17))[0], small)
 
 
+def test_a_damaged_marker_does_not_reach_the_manifest(photos: Path, tmp_path: Path) -> None:
+    shards.from_images(photos, out=tmp_path / "d", shard_size=20, quiet=True)
+    before = (tmp_path / "d/manifest.json").read_bytes()
+    path = tmp_path / "d/data/train-000001.done.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": "0" * 64}))
+    arguments = ["from-images", str(photos), "--out", str(tmp_path / "d"), "--shard-size", "20"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1 and f"{path} was altered" in result.stderr
+    assert "run the same shards from-images again" in result.stderr and result.stderr.count("\n") == 1
+    assert (tmp_path / "d/manifest.json").read_bytes() == before
+
+
 def test_a_changed_collection_is_another_dataset(photos: Path, tmp_path: Path) -> None:
     shards.from_images(photos, out=tmp_path / "d", n=10, quiet=True)
     pixels = np.zeros((8, 8, 3), np.uint8)

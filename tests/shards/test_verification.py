@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards import GroupDataset, Manifest, Recipe, encode_image, verify
+from shards import DamageError, GroupDataset, Manifest, Recipe, encode_image, verify
 
 Build = Callable[..., Manifest]
 
@@ -116,6 +117,18 @@ def test_a_sound_dataset(shared_dataset: Path) -> None:
     assert report.ok and report.notes == ()
     assert (report.groups, report.images, report.shards) == (10, 20, 3)
     assert json.loads(json.dumps(report.to_json()))["ok"] is True
+
+
+def test_the_repair_can_be_pasted_into_a_shell(tmp_path: Path, build: Build) -> None:
+    dataset = tmp_path / "with space"
+    build(dataset, 10)
+    os.truncate(dataset / TAR, 0)
+    (problem,) = verify(dataset, fast=True).problems
+    command = problem.split("; ")[1].split(" and run ")[0]
+    subprocess.run(command, shell=True, check=True)
+    assert sorted(dataset.glob("data/train-000001.*")) == [] and len(list(dataset.glob("data/*"))) == 6
+    with pytest.raises(DamageError, match=f"shards verify '{dataset}' lists"):
+        GroupDataset(dataset).images(5)
 
 
 def test_all_problems_are_listed(dataset: Path) -> None:
