@@ -10,7 +10,6 @@ once, and copied into worker processes by fork or pickle; one in a bucket, by pi
 from __future__ import annotations
 
 import io
-import json
 import mmap
 import resource
 import shlex
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.canonical import JSON
+from shards.canonical import JSON, parse_json
 from shards.codec import decode_all_into, decode_into, empty_pixels
 from shards.errors import DamageError
 from shards.manifest import Manifest, group_key, load_manifest
@@ -173,9 +172,9 @@ class GroupDataset:
     def metadata(self, index: int) -> dict[str, JSON]:
         """The group's json: index, label, class_name, views."""
         try:
-            return json.loads(bytes(self.read(index, "json")))
-        except ValueError as error:
-            raise self._damage(f"{self._name(index, 'json')} is not JSON ({error})") from error
+            return parse_json(bytes(self.read(index, "json")))
+        except DamageError as error:
+            raise self._damage(f"{self._name(index, 'json')}: {error}") from error
 
     def latents(self, index: int) -> np.ndarray:
         """The group's latents, where the recipe stores them."""

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from shards.canonical import JSON
+from shards.canonical import JSON, parse_json
 from shards.codec import decode_into
 from shards.errors import DamageError
 from shards.manifest import DATA_FOLDER, Manifest, ShardRecord, group_key
@@ -99,9 +98,9 @@ def _group_problems(index: int, members: list[bytes], manifest: Manifest) -> tup
         except (ValueError, EOFError) as error:
             problems.append(f"{names[-2]} cannot be read ({error})")
     try:
-        metadata = json.loads(members[-1])
-    except ValueError as error:
-        return [*problems, f"{names[-1]} is not JSON ({error})"], -1
+        metadata = parse_json(members[-1])
+    except DamageError as error:
+        return [*problems, f"{names[-1]}: {error}"], -1
     wrong = _wrong_field(metadata, index, manifest)
     if wrong is not None:
         return [*problems, f"{names[-1]}: {wrong}"], -1

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from shards.canonical import JSON, canonical_json, plain_copy
+from shards.canonical import JSON, canonical_json, parse_json, plain_copy, shorten
 from shards.card import vouches_for_manifest
 from shards.errors import DamageError
 from shards.manifest import (
@@ -30,11 +30,13 @@ from shards.manifest import (
     ShardRecord,
     check_format,
     load_manifest,
+    parse_class_names,
     shard_name,
     shard_stem,
 )
 from shards.recipe import Recipe, RenderSettings
 
+_MOST_SECONDS = 1e12  # more than any render took, and few enough to add up
 _MARKER_PATTERN = re.compile(r"train-(\d{6,})\.done\.json")
 
 
@@ -107,12 +109,26 @@ class Marker:
             fields["class_names"] = _parse_class_names(canonical_json(data["class_names"]))
             marker = cls(**fields)
             unaltered = data["recipe_id"] == marker.recipe.id
-            _ = marker.record  # refuses what no manifest may hold
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            _check_types(marker)
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise DamageError(f"the marker was altered ({type(error).__name__}: {error})") from error
         if not unaltered:
             raise DamageError("the marker's recipe was altered: its id is another one")
         return marker
+
+
+def _check_types(marker: Marker) -> None:
+    """Raises ValueError for what would stop those who read the marker, by its field."""
+    if type(marker.index) is not int:
+        raise ValueError(f"index is {shorten(marker.index)}, not a whole number")
+    _ = marker.record  # refuses what no manifest may hold
+    for name in ("environment", "stages"):
+        if not isinstance(getattr(marker, name), dict):
+            raise ValueError(f"{name} is {shorten(getattr(marker, name))}, not a mapping")
+    plain_copy(marker.environment, "environment")
+    for name, value in {"seconds": marker.seconds, **{f"stages.{k}": v for k, v in marker.stages.items()}}.items():
+        if type(value) not in (int, float) or not 0 <= value <= _MOST_SECONDS:
+            raise ValueError(f"{name} is {shorten(value)}, not a number of seconds")
 
 
 # Thousands of markers hold one recipe and the same thousand class names: parsed and kept once, they cost neither the
@@ -124,7 +140,7 @@ def _parse_recipe(text: str) -> Recipe:
 
 @lru_cache(maxsize=8)
 def _parse_class_names(text: str) -> Mapping[int, str]:
-    return {int(label): name for label, name in json.loads(text).items()}
+    return parse_class_names(json.loads(text))
 
 
 def marker_path(directory: Path, shard_index: int) -> Path:
@@ -150,11 +166,10 @@ def read_marker(directory: Path, shard_index: int) -> Marker | None:
     """
     path = marker_path(directory, shard_index)
     try:
-        data = json.loads(path.read_bytes())
-        marker = Marker.from_json(data)
+        marker = Marker.from_json(parse_json(path.read_bytes()))
     except FileNotFoundError:
         return None
-    except (DamageError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except DamageError as error:
         raise DamageError(f"{path}: {error}; {REPAIR}") from error
     if marker.index != shard_index:
         raise DamageError(f"{path}: it is shard {marker.index}'s marker; {REPAIR}")

@@ -174,7 +174,7 @@ def _folder_problems(directory: Path, manifest: Manifest) -> Iterator[str]:
         yield f"{CARD_NAME} is missing; {again}"
     try:
         agrees = json.loads((directory / TIMM_INFO_NAME).read_bytes()) == json.loads(timm_info_text(manifest))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         agrees = False
     if not agrees:
         yield f"{TIMM_INFO_NAME} does not agree with the manifest; {again}"
