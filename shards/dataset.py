@@ -9,7 +9,6 @@ once, and copied into worker processes by fork or pickle; one in a bucket, by pi
 
 from __future__ import annotations
 
-import io
 import mmap
 import resource
 import shlex
@@ -28,7 +27,7 @@ from shards.errors import DamageError
 from shards.manifest import Manifest, group_key, load_manifest
 from shards.markers import index_path, tar_path
 from shards.recipe import member_names
-from shards.tar import load_index
+from shards.tar import load_index, parse_array
 
 _SPARE_FILES = 256  # file descriptors left to the rest of the process
 _MOST_MAPPINGS_FILE = Path("/proc/sys/vm/max_map_count")
@@ -181,8 +180,8 @@ class GroupDataset:
         if not self.manifest.recipe.store_latents:
             raise ValueError(f"{self.directory} stores no latents: render with --store-latents, or draw them again")
         try:
-            return np.load(io.BytesIO(self.read(index, "latents.npy")), allow_pickle=False)
-        except (ValueError, EOFError) as error:
+            return parse_array(self.read(index, "latents.npy"))
+        except ValueError as error:
             raise self._damage(f"{self._name(index, 'latents.npy')} cannot be read ({error})") from error
 
     def images(self, index: int) -> np.ndarray:

@@ -9,7 +9,6 @@ header is right when it is byte for byte the one that we would write.
 from __future__ import annotations
 
 import hashlib
-import io
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,16 @@ from shards.errors import DamageError
 from shards.manifest import DATA_FOLDER, Manifest, ShardRecord, group_key
 from shards.markers import index_path, tar_path
 from shards.recipe import member_names
-from shards.tar import BLOCK_BYTES, end_of_archive, load_index, make_index, member_header, padded_size, padding
+from shards.tar import (
+    BLOCK_BYTES,
+    end_of_archive,
+    load_index,
+    make_index,
+    member_header,
+    padded_size,
+    padding,
+    parse_array,
+)
 
 _SIZE_FIELD = slice(124, 135)
 
@@ -94,8 +102,8 @@ def _group_problems(index: int, members: list[bytes], manifest: Manifest) -> tup
             problems.append(f"{name} does not decode ({error})")
     if manifest.recipe.store_latents:
         try:
-            np.load(io.BytesIO(members[-2]), allow_pickle=False)
-        except (ValueError, EOFError) as error:
+            parse_array(members[-2])
+        except ValueError as error:
             problems.append(f"{names[-2]} cannot be read ({error})")
     try:
         metadata = parse_json(members[-1])

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from shards.errors import DamageError
+from shards.errors import DamageError, describe_error
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff"})
 SPLITS = ("train", "test", "all")
@@ -210,8 +210,12 @@ def _open_arrays(folder: Path, parts: tuple[str, ...]) -> Pictures:
                 found.append(np.load(path, mmap_mode="r", allow_pickle=False))
             except FileNotFoundError:
                 raise ValueError(f"no {path}: run contrast data cifar10 --out {folder}") from None
-            except (ValueError, EOFError) as error:
-                raise DamageError(f"{path} cannot be read ({error}): fetch it again") from error
+            except OSError:
+                raise
+            except Exception as error:  # as in shards.tar.parse_array
+                raise DamageError(f"{path} cannot be read ({describe_error(error)}): fetch it again") from error
+    if any(type(array) is not np.memmap for array in (*arrays, *labels)):  # numpy opens other files of its own, too
+        raise DamageError(f"{folder}: its arrays are not CIFAR-10's: run contrast data cifar10 in an empty folder")
     pixels, classes = np.concatenate(arrays), np.concatenate(labels).astype(np.int64)
     fits = pixels.dtype == np.uint8 and pixels.shape[1:] == (32, 32, 3) and classes.shape == (len(pixels),)
     if not fits or not 0 <= classes.min() <= classes.max() < len(CIFAR10_CLASS_NAMES):

@@ -133,6 +133,10 @@ def test_arrays_as_contrast_data_cifar10_leaves_them(tmp_path: Path) -> None:
     assert np.array_equal(dataset.batch(range(20))[0][:, 0], pixels[order])
     with pytest.raises(ValueError, match=r"no .*test-images\.npy: run contrast data cifar10"):
         shards.from_images(tmp_path, out=tmp_path / "t", split="test", quiet=True)
+    np.savez(tmp_path / "other.npz", labels)
+    (tmp_path / "other.npz").rename(tmp_path / "train-labels.npy")
+    with pytest.raises(DamageError, match="its arrays are not CIFAR-10's"):
+        shards.from_images(tmp_path, out=tmp_path / "e", quiet=True)
     np.save(tmp_path / "train-labels.npy", labels + 50)
     with pytest.raises(DamageError, match="its arrays are not CIFAR-10's"):
         shards.from_images(tmp_path, out=tmp_path / "e", quiet=True)

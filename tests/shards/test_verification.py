@@ -47,6 +47,13 @@ def alter_index(dataset: Path) -> None:
     np.save(dataset / "data/train-000001.index.npy", index)
 
 
+def flip_bit_in_index(dataset: Path) -> None:
+    path = dataset / "data/train-000001.index.npy"
+    data = bytearray(path.read_bytes())
+    data[8] ^= 0x40  # the header's length
+    path.write_bytes(data)
+
+
 def alter_marker(dataset: Path) -> None:
     path = dataset / "data/train-000001.done.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": "0" * 64}))
@@ -90,6 +97,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, bool]] = {
     "a class that is none": (lambda d: alter(d / TAR, b'"label":8', b'"label":7'), "label 7 is not a class", False),
     "another class's name": (lambda d: alter(d / TAR, b'"dog"', b'"cat"'), "class_name is 'cat', not 'dog'", False),
     "broken json": (lambda d: alter(d / TAR, b'{"class_name"', b'["class_name"'), "is not JSON", False),
+    "flipped bit in an index's header": (flip_bit_in_index, "index.npy cannot be read", False),
     "altered index": (alter_index, "index.npy does not agree with the tar, from group 000000006 on", False),
 }
 
@@ -161,8 +169,12 @@ def test_png_latents_and_missing_labels_are_checked_too(
     build(tmp_path / "d", 5, recipe=recipe(image={"size": 8, "format": "png"}, store_latents=True, classes=()))
     assert verify(tmp_path / "d").ok
     alter(tmp_path / "d/data/train-000000.tar", b"NUMPY", b"NUMPX")
+    alter(tmp_path / "d/data/train-000000.tar", b"NUMPY\x01\x00\x76", b"NUMPY\x01\x00\x36")  # the next group's
     alter(tmp_path / "d/data/train-000000.tar", b"IDAT", b"IDAX")
     problems = verify(tmp_path / "d").problems
+    assert any("000000001.latents.npy cannot be read" in problem for problem in problems)
+    with pytest.raises(DamageError, match=r"000000001\.latents\.npy .*cannot be read"):
+        GroupDataset(tmp_path / "d").latents(1)
     assert any("000000000.latents.npy cannot be read" in problem for problem in problems)
     assert any("000000000.anchor.png does not decode" in problem for problem in problems)
 
