@@ -12,8 +12,10 @@ FFCV is an extra: nothing here imports it before it is needed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from shards.atomic import flush_folder, naming, temporary_path, write_atomically
-from shards.canonical import JSON, canonical_json, shorten
+from shards.canonical import JSON, canonical_json, parse_json, shorten
 from shards.dataset import GroupDataset
 from shards.errors import DamageError
 from shards.manifest import FORMAT, Manifest
@@ -36,6 +38,8 @@ BETON_NAME = "groups.beton"
 """The file's name in a dataset's folder, unless another place is given."""
 MODES = ("jpg", "raw")
 _SHARD_DIGITS = 16
+_BLOCK_BYTES = 1 << 20
+_NUM_BLOCKS = 16
 _SMALLEST_PAGE_BYTES = 1 << 21
 _LARGEST_PAGE_BYTES = 1 << 31
 
@@ -62,9 +66,12 @@ class BetonRecord:
     shards: str | None = None
     """The first 16 digits of the sha256 of every shard that is whole in the dataset and in this file, one after the
     other: growing the dataset changes none of them."""
+    fingerprint: str | None = None
+    """See fingerprint_of; files of other datasets are often of one size. Records of earlier versions are without it."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("recipe_id", str), ("num_groups", int), ("bytes", int), ("shards", str | None)):
+        of_text = ("shards", str | None), ("fingerprint", str | None)
+        for name, kind in (("recipe_id", str), ("num_groups", int), ("bytes", int), *of_text):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} is {shorten(getattr(self, name))}")
 
@@ -81,6 +88,20 @@ def field_names(num_images: int) -> tuple[str, ...]:
 def record_path(beton: str | Path) -> Path:
     """Where the record of an FFCV file lies."""
     return Path(f"{beton}.json")
+
+
+def fingerprint_of(path: Path) -> str:
+    """sha256 (hex) of up to 16 MiB of a file: its begin, its end, and what lies at equal distances between them.
+
+    Quick at any size. The begin alone would not do: pixels lie behind tables that many datasets have in common.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        last = max(0, os.fstat(file.fileno()).st_size - _BLOCK_BYTES)
+        for start in sorted({last * number // (_NUM_BLOCKS - 1) for number in range(_NUM_BLOCKS)}):
+            file.seek(start)
+            digest.update(file.read(_BLOCK_BYTES))
+    return digest.hexdigest()
 
 
 def require_ffcv() -> ModuleType:
@@ -104,13 +125,16 @@ def read_beton_record(beton: str | Path) -> BetonRecord:
 
     Raises:
         ValueError: there is no such file, or no record beside it.
-        DamageError: the record is not as it was written, or the file has another size.
+        DamageError: the record is not as it was written, or the file has another size or fingerprint.
     """
     path = record_path(beton)
     if not Path(beton).is_file():
-        raise ValueError(f"no file {beton}: write it with shards to-ffcv DIR --out {beton}, or give another --beton")
+        raise ValueError(
+            f"no file {beton}: write it with shards to-ffcv DIR --out {shlex.quote(str(beton))}, or "
+            "give another --beton"
+        )
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
         if data.pop("format") != FORMAT:
             raise ValueError(f"{path} is of another version's format: write the file again with shards to-ffcv")
         record = BetonRecord(**data)
@@ -118,11 +142,13 @@ def read_beton_record(beton: str | Path) -> BetonRecord:
         raise ValueError(
             f"no {path}, which says of which dataset {beton} is: write both again with shards to-ffcv"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (DamageError, KeyError, TypeError, AttributeError) as error:
         raise DamageError(f"{path} was altered ({type(error).__name__}: {error}); run shards to-ffcv again") from error
     size = Path(beton).stat().st_size
     if size != record.bytes:
         raise DamageError(f"{beton} has {size} bytes, not {record.bytes}; run shards to-ffcv again")
+    if record.fingerprint is not None and record.fingerprint != fingerprint_of(Path(beton)):
+        raise DamageError(f"{beton} was altered, or is not the file that {path} is of; run shards to-ffcv again")
     return record
 
 
@@ -219,6 +245,7 @@ def to_ffcv(
             render=dataset.manifest.render.to_json(),
             shard_size=dataset.manifest.shard_size,
             shards=_digits_of_shards(dataset.manifest, len(dataset)),
+            fingerprint=fingerprint_of(temporary),
         )
         record_path(out).unlink(missing_ok=True)  # that of an older file: it would vouch for the new one
         os.replace(temporary, out)
