@@ -30,7 +30,7 @@ from shards.atomic import flush_folder, naming, temporary_path, write_atomically
 from shards.canonical import JSON, canonical_json, parse_json, shorten
 from shards.dataset import GroupDataset
 from shards.errors import DamageError
-from shards.manifest import FORMAT, Manifest
+from shards.manifest import DATA_FOLDER, FORMAT, Manifest
 from shards.progress import Progress
 from shards.recipe import member_names
 
@@ -134,22 +134,27 @@ def read_beton_record(beton: str | Path) -> BetonRecord:
             "give another --beton"
         )
     try:
-        data = parse_json(path.read_bytes())
-        if data.pop("format") != FORMAT:
-            raise ValueError(f"{path} is of another version's format: write the file again with shards to-ffcv")
-        record = BetonRecord(**data)
+        record = _parse_record(path)
     except FileNotFoundError:
         raise ValueError(
             f"no {path}, which says of which dataset {beton} is: write both again with shards to-ffcv"
         ) from None
-    except (DamageError, KeyError, TypeError, AttributeError) as error:
-        raise DamageError(f"{path} was altered ({type(error).__name__}: {error}); run shards to-ffcv again") from error
     size = Path(beton).stat().st_size
     if size != record.bytes:
         raise DamageError(f"{beton} has {size} bytes, not {record.bytes}; run shards to-ffcv again")
     if record.fingerprint is not None and record.fingerprint != fingerprint_of(Path(beton)):
         raise DamageError(f"{beton} was altered, or is not the file that {path} is of; run shards to-ffcv again")
     return record
+
+
+def _parse_record(path: Path) -> BetonRecord:
+    try:
+        data = parse_json(path.read_bytes())
+        if data.pop("format") != FORMAT:
+            raise ValueError(f"{path} is of another version's format: write the file again with shards to-ffcv")
+        return BetonRecord(**data)
+    except (DamageError, KeyError, TypeError, AttributeError) as error:
+        raise DamageError(f"{path} was altered ({type(error).__name__}: {error}); run shards to-ffcv again") from error
 
 
 def check_beton(beton: str | Path, manifest: Manifest, *, num_groups: int) -> BetonRecord:
@@ -206,14 +211,16 @@ def to_ffcv(
 ) -> BetonRecord:
     """Writes the first n groups of a dataset, or all, as FFCV's file `out`, and OUT.json beside it.
 
-    The file appears whole or not at all, its record after it.
+    The file appears whole or not at all, its record before it: whoever is killed between the two leaves a record that
+    refuses the file of before, and can do the same again.
 
     Args:
         mode: jpg stores the dataset's JPEG files as they are, raw stores pixels; jpg when None, raw for PNG datasets.
         quiet: shows no progress.
 
     Raises:
-        ValueError: ffcv is not installed, or the folder, n or the mode do not fit.
+        ValueError: ffcv is not installed, the folder, n or the mode do not fit, or `out` would take the place of
+            something else.
         DamageError: a shard is damaged.
     """
     require_ffcv()
@@ -225,10 +232,7 @@ def to_ffcv(
         raise ValueError(f"unknown mode {mode!r}: choose jpg or raw")
     if mode == "jpg" and image_format != "jpg":
         raise ValueError(f"{directory} holds {image_format} images, and jpg would lose something: use --mode raw")
-    if out.is_dir():
-        raise ValueError(f"{out} is a folder: name a file, such as {out / BETON_NAME}")
-    if not out.parent.is_dir():
-        raise ValueError(f"no folder {out.parent}: create it first")
+    _check_out(out, Path(directory))
     temporary = temporary_path(out)
     try:
         with naming(out), Progress(total=len(dataset), unit="groups", label="converting", quiet=quiet) as progress:
@@ -247,14 +251,31 @@ def to_ffcv(
             shards=_digits_of_shards(dataset.manifest, len(dataset)),
             fingerprint=fingerprint_of(temporary),
         )
-        record_path(out).unlink(missing_ok=True)  # that of an older file: it would vouch for the new one
+        text = json.dumps({"format": FORMAT, **record.to_json()}, indent=1) + "\n"
+        write_atomically(record_path(out), text.encode())
         os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
     flush_folder(out.parent)
-    text = json.dumps({"format": FORMAT, **record.to_json()}, indent=1) + "\n"
-    write_atomically(record_path(out), text.encode())
     return record
+
+
+def _check_out(out: Path, directory: Path) -> None:
+    """Raises ValueError where the file, or its record, would take the place of anything but such a pair."""
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder: name a file, such as {out / BETON_NAME}")
+    if not out.parent.is_dir():
+        raise ValueError(f"no folder {out.parent}: create it first")
+    if out.parent.resolve().is_relative_to((directory / DATA_FOLDER).resolve()):
+        raise ValueError(f"{out} is among the dataset's shards: choose another place, such as {directory / BETON_NAME}")
+    record = record_path(out)
+    if os.path.lexists(out) and not record.exists():
+        raise ValueError(f"{out} is there, and no file of shards to-ffcv: choose another name, or remove it first")
+    if record.exists() and not os.path.lexists(out):
+        try:
+            _parse_record(record)
+        except (ValueError, DamageError) as error:
+            raise ValueError(f"{record} is there, and no record of {out}: choose another name") from error
 
 
 def _write(dataset: GroupDataset, path: Path, mode: str, progress: Progress) -> None:

@@ -179,6 +179,35 @@ def test_damage_leaves_no_file_and_does_not_hang(dataset: Path, tmp_path: Path) 
 
 
 @needs_ffcv
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("dataset/data/train-000001.tar", "is among the dataset's shards: choose another place"),
+        ("dataset/data/new.beton", "is among the dataset's shards: choose another place"),
+        ("dataset/manifest.json", "is there, and no file of shards to-ffcv: choose another name"),
+        ("thesis.tex", "is there, and no file of shards to-ffcv: choose another name"),
+        ("dataset/manifest", "manifest.json is there, and no record of"),
+    ],
+)
+def test_nothing_else_is_overwritten(dataset: Path, tmp_path: Path, out: str, message: str) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    run = CliRunner().invoke(main, ["to-ffcv", str(dataset), "--out", str(tmp_path / out)])
+    assert run.exit_code == 2 and message in run.stderr and run.stderr.count("\n") == 1, run.output
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@needs_ffcv
+def test_a_file_of_ours_is_written_again_also_where_its_record_is_damaged(dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "d.beton"
+    first = shards.to_ffcv(dataset, out=out, quiet=True)
+    out.unlink()
+    assert shards.to_ffcv(dataset, out=out, quiet=True) == first
+    Path(f"{out}.json").write_text("{")
+    assert shards.to_ffcv(dataset, out=out, n=6, quiet=True) == read_beton_record(out) != first
+
+
+@needs_ffcv
 def test_mistakes_are_one_line(tmp_path: Path, build: Callable[..., Manifest], recipe: Callable[..., Recipe]) -> None:
     build(tmp_path / "png", 4, recipe=recipe(image={"size": 8, "format": "png"}))
     for options, message in (
