@@ -12,6 +12,7 @@ from __future__ import annotations
 import mmap
 import resource
 import shlex
+import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -291,10 +292,12 @@ def map_file(path: Path, damage: Callable[[str], DamageError], *, spread: bool =
     """The bytes of a file, mapped.
 
     Args:
-        damage: makes the error to raise, from its reason, when the file is missing or empty.
+        damage: makes the error to raise, from its reason, when the file is missing, empty, or none.
         spread: reads come from all over many files, so the system shall not fetch and keep what lies around them.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for who writes it
+            raise damage(f"{path} is no regular file")
         with open(path, "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if spread:

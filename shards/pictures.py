@@ -90,10 +90,11 @@ def open_pictures(folder: Path, *, split: str) -> Pictures:
 
 
 def list_image_folder(folder: Path, *, split: str) -> tuple[list[Path], np.ndarray, tuple[str, ...]]:
-    """The files of FOLDER/[train|test]/CLASS/, their labels, and the class names, sorted by name.
+    """The files of FOLDER/[train|test]/CLASS/, their labels, and the class names, sorted by name; hidden ones are not.
 
     Raises:
-        ValueError: there are fewer than two classes, an empty one, or nothing to hold out.
+        ValueError: there are fewer than two classes, an empty one, a name that is not UTF-8, what is no file, or
+            nothing to hold out.
     """
     test_folder = next((name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
     has_split = test_folder is not None and (folder / "train").is_dir()
@@ -185,6 +186,11 @@ def _list_classes(roots: list[Path]) -> tuple[list[Path], np.ndarray, tuple[str,
     )
     if len(class_names) < 2:
         raise ValueError(f"{roots[0]}: an image folder holds one folder per class, and two classes or more")
+    for name in class_names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:  # no manifest could hold it
+            raise ValueError(f"{roots[0]}: the class folder {name!r} has no name in UTF-8: rename it") from error
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(class_names):
@@ -192,12 +198,21 @@ def _list_classes(roots: list[Path]) -> tuple[list[Path], np.ndarray, tuple[str,
             path
             for root in roots
             for path in sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+            if not _is_hidden(path.relative_to(root / name))
         ]
         if not found:
             raise ValueError(f"{roots[0] / name}: a class without images; remove the folder or fill it")
+        for path in found:
+            if not path.is_file():  # a pipe would be waited for
+                raise ValueError(f"{path} is no regular file: remove it, or give it another ending")
         files += found
         labels += [label] * len(found)
     return files, np.array(labels, dtype=np.int64), tuple(class_names)
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether a file's name, or that of a folder on the way to it, begins with a dot: copies that programs keep."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _open_arrays(folder: Path, parts: tuple[str, ...]) -> Pictures:
