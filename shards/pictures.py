@@ -11,6 +11,7 @@ never overlap.
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def open_pictures(folder: Path, *, split: str) -> Pictures:
     if not folder.is_dir():
         raise ValueError(
             f"no folder {folder}: check the path; a dataset of torchvision is made one by "
-            f"contrast data images {folder.name} --out FOLDER"
+            f"contrast data images {shlex.quote(folder.name)} --out FOLDER"
         )
     if (folder / "train-images.npy").exists():
         return _open_arrays(folder, ("train", "test") if split == "all" else (split,))
@@ -224,7 +225,7 @@ def _open_arrays(folder: Path, parts: tuple[str, ...]) -> Pictures:
             try:
                 found.append(np.load(path, mmap_mode="r", allow_pickle=False))
             except FileNotFoundError:
-                raise ValueError(f"no {path}: run contrast data cifar10 --out {folder}") from None
+                raise ValueError(f"no {path}: run contrast data cifar10 --out {shlex.quote(str(folder))}") from None
             except OSError:
                 raise
             except Exception as error:  # as in shards.tar.parse_array
