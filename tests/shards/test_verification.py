@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -85,6 +86,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, bool]] = {
     "empty checksums": (lambda d: os.truncate(d / "SHA256SUMS", 0), "line 1: '' is not a checksum", True),
     "missing card": (lambda d: (d / "README.md").unlink(), "README.md is missing", True),
     "altered timm table": (lambda d: alter(d / "_info.json", b"10", b"11"), "_info.json does not agree", True),
+    "altered name in a marker": (
+        lambda d: alter(d / "data/train-000001.done.json", b'"cat"', b'"cow"'),
+        "done.json does not agree with the manifest",
+        True,
+    ),
     "altered manifest": (lambda d: alter(d / "manifest.json", b'"cat"', b'"cow"'), "agree about manifest.json", True),
     "flipped byte after the end": (flip_byte_in_padding, "has sha256", False),
     "flipped byte in an image": (flip_byte_in_image, "000000005.anchor.jpg does not decode", False),
@@ -137,6 +143,33 @@ def test_the_repair_can_be_pasted_into_a_shell(tmp_path: Path, build: Build) -> 
     assert sorted(dataset.glob("data/train-000001.*")) == [] and len(list(dataset.glob("data/*"))) == 6
     with pytest.raises(DamageError, match=f"shards verify '{dataset}' lists"):
         GroupDataset(dataset).images(5)
+
+
+@pytest.mark.parametrize("is_vouched", [False, True], ids=["", "with its checksum"])
+def test_a_class_name_altered_in_the_manifest_is_one_defect_of_the_manifest(
+    dataset: Path, build: Build, is_vouched: bool
+) -> None:
+    path = dataset / "manifest.json"
+    before = path.read_bytes()
+    alter(path, b'"cat"', b'"cow"')
+    alter(path, b'"dog"', b'"fox"')
+    if is_vouched:
+        digests = [hashlib.sha256(text).hexdigest().encode() for text in (before, path.read_bytes())]
+        alter(dataset / "SHA256SUMS", *digests)
+    problems = [problem for problem in verify(dataset).problems if not problem.startswith("SHA256SUMS")]
+    assert problems == [
+        "manifest.json was altered: it names class 3 'cow', its shards 'cat', and 1 more differ; "
+        "run the same synthgen render again"
+    ]
+    build(dataset, 10)
+    assert path.read_bytes() == before and verify(dataset).ok
+
+
+def test_of_a_single_shard_the_manifest_with_its_checksum_is_believed(tmp_path: Path, build: Build) -> None:
+    build(tmp_path / "d", 4)
+    alter(tmp_path / "d/data/train-000000.done.json", b'"cat"', b'"cow"')
+    (problem,) = verify(tmp_path / "d").problems
+    assert problem.startswith("data/train-000000.done.json does not agree with the manifest; rm ")
 
 
 def test_all_problems_are_listed(dataset: Path) -> None:
