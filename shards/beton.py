@@ -12,8 +12,10 @@ FFCV is an extra: nothing here imports it before it is needed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,10 +27,10 @@ from typing import Any
 import numpy as np
 
 from shards.atomic import flush_folder, naming, temporary_path, write_atomically
-from shards.canonical import JSON, canonical_json, shorten
+from shards.canonical import JSON, canonical_json, parse_json, shorten
 from shards.dataset import GroupDataset
 from shards.errors import DamageError
-from shards.manifest import FORMAT, Manifest
+from shards.manifest import DATA_FOLDER, FORMAT, Manifest
 from shards.progress import Progress
 from shards.recipe import member_names
 
@@ -36,6 +38,8 @@ BETON_NAME = "groups.beton"
 """The file's name in a dataset's folder, unless another place is given."""
 MODES = ("jpg", "raw")
 _SHARD_DIGITS = 16
+_BLOCK_BYTES = 1 << 20
+_NUM_BLOCKS = 16
 _SMALLEST_PAGE_BYTES = 1 << 21
 _LARGEST_PAGE_BYTES = 1 << 31
 
@@ -62,9 +66,12 @@ class BetonRecord:
     shards: str | None = None
     """The first 16 digits of the sha256 of every shard that is whole in the dataset and in this file, one after the
     other: growing the dataset changes none of them."""
+    fingerprint: str | None = None
+    """See fingerprint_of; files of other datasets are often of one size. Records of earlier versions are without it."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("recipe_id", str), ("num_groups", int), ("bytes", int), ("shards", str | None)):
+        of_text = ("shards", str | None), ("fingerprint", str | None)
+        for name, kind in (("recipe_id", str), ("num_groups", int), ("bytes", int), *of_text):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} is {shorten(getattr(self, name))}")
 
@@ -81,6 +88,20 @@ def field_names(num_images: int) -> tuple[str, ...]:
 def record_path(beton: str | Path) -> Path:
     """Where the record of an FFCV file lies."""
     return Path(f"{beton}.json")
+
+
+def fingerprint_of(path: Path) -> str:
+    """sha256 (hex) of up to 16 MiB of a file: its begin, its end, and what lies at equal distances between them.
+
+    Quick at any size. The begin alone would not do: pixels lie behind tables that many datasets have in common.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        last = max(0, os.fstat(file.fileno()).st_size - _BLOCK_BYTES)
+        for start in sorted({last * number // (_NUM_BLOCKS - 1) for number in range(_NUM_BLOCKS)}):
+            file.seek(start)
+            digest.update(file.read(_BLOCK_BYTES))
+    return digest.hexdigest()
 
 
 def require_ffcv() -> ModuleType:
@@ -104,26 +125,36 @@ def read_beton_record(beton: str | Path) -> BetonRecord:
 
     Raises:
         ValueError: there is no such file, or no record beside it.
-        DamageError: the record is not as it was written, or the file has another size.
+        DamageError: the record is not as it was written, or the file has another size or fingerprint.
     """
     path = record_path(beton)
     if not Path(beton).is_file():
-        raise ValueError(f"no file {beton}: write it with shards to-ffcv DIR --out {beton}, or give another --beton")
+        raise ValueError(
+            f"no file {beton}: write it with shards to-ffcv DIR --out {shlex.quote(str(beton))}, or "
+            "give another --beton"
+        )
     try:
-        data = json.loads(path.read_bytes())
-        if data.pop("format") != FORMAT:
-            raise ValueError(f"{path} is of another version's format: write the file again with shards to-ffcv")
-        record = BetonRecord(**data)
+        record = _parse_record(path)
     except FileNotFoundError:
         raise ValueError(
             f"no {path}, which says of which dataset {beton} is: write both again with shards to-ffcv"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise DamageError(f"{path} was altered ({type(error).__name__}: {error}); run shards to-ffcv again") from error
     size = Path(beton).stat().st_size
     if size != record.bytes:
         raise DamageError(f"{beton} has {size} bytes, not {record.bytes}; run shards to-ffcv again")
+    if record.fingerprint is not None and record.fingerprint != fingerprint_of(Path(beton)):
+        raise DamageError(f"{beton} was altered, or is not the file that {path} is of; run shards to-ffcv again")
     return record
+
+
+def _parse_record(path: Path) -> BetonRecord:
+    try:
+        data = parse_json(path.read_bytes())
+        if data.pop("format") != FORMAT:
+            raise ValueError(f"{path} is of another version's format: write the file again with shards to-ffcv")
+        return BetonRecord(**data)
+    except (DamageError, KeyError, TypeError, AttributeError) as error:
+        raise DamageError(f"{path} was altered ({type(error).__name__}: {error}); run shards to-ffcv again") from error
 
 
 def check_beton(beton: str | Path, manifest: Manifest, *, num_groups: int) -> BetonRecord:
@@ -180,14 +211,16 @@ def to_ffcv(
 ) -> BetonRecord:
     """Writes the first n groups of a dataset, or all, as FFCV's file `out`, and OUT.json beside it.
 
-    The file appears whole or not at all, its record after it.
+    The file appears whole or not at all, its record before it: whoever is killed between the two leaves a record that
+    refuses the file of before, and can do the same again.
 
     Args:
         mode: jpg stores the dataset's JPEG files as they are, raw stores pixels; jpg when None, raw for PNG datasets.
         quiet: shows no progress.
 
     Raises:
-        ValueError: ffcv is not installed, or the folder, n or the mode do not fit.
+        ValueError: ffcv is not installed, the folder, n or the mode do not fit, or `out` would take the place of
+            something else.
         DamageError: a shard is damaged.
     """
     require_ffcv()
@@ -199,10 +232,7 @@ def to_ffcv(
         raise ValueError(f"unknown mode {mode!r}: choose jpg or raw")
     if mode == "jpg" and image_format != "jpg":
         raise ValueError(f"{directory} holds {image_format} images, and jpg would lose something: use --mode raw")
-    if out.is_dir():
-        raise ValueError(f"{out} is a folder: name a file, such as {out / BETON_NAME}")
-    if not out.parent.is_dir():
-        raise ValueError(f"no folder {out.parent}: create it first")
+    _check_out(out, Path(directory))
     temporary = temporary_path(out)
     try:
         with naming(out), Progress(total=len(dataset), unit="groups", label="converting", quiet=quiet) as progress:
@@ -219,15 +249,33 @@ def to_ffcv(
             render=dataset.manifest.render.to_json(),
             shard_size=dataset.manifest.shard_size,
             shards=_digits_of_shards(dataset.manifest, len(dataset)),
+            fingerprint=fingerprint_of(temporary),
         )
-        record_path(out).unlink(missing_ok=True)  # that of an older file: it would vouch for the new one
+        text = json.dumps({"format": FORMAT, **record.to_json()}, indent=1) + "\n"
+        write_atomically(record_path(out), text.encode())
         os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
     flush_folder(out.parent)
-    text = json.dumps({"format": FORMAT, **record.to_json()}, indent=1) + "\n"
-    write_atomically(record_path(out), text.encode())
     return record
+
+
+def _check_out(out: Path, directory: Path) -> None:
+    """Raises ValueError where the file, or its record, would take the place of anything but such a pair."""
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder: name a file, such as {out / BETON_NAME}")
+    if not out.parent.is_dir():
+        raise ValueError(f"no folder {out.parent}: create it first")
+    if out.parent.resolve().is_relative_to((directory / DATA_FOLDER).resolve()):
+        raise ValueError(f"{out} is among the dataset's shards: choose another place, such as {directory / BETON_NAME}")
+    record = record_path(out)
+    if os.path.lexists(out) and not record.exists():
+        raise ValueError(f"{out} is there, and no file of shards to-ffcv: choose another name, or remove it first")
+    if record.exists() and not os.path.lexists(out):
+        try:
+            _parse_record(record)
+        except (ValueError, DamageError) as error:
+            raise ValueError(f"{record} is there, and no record of {out}: choose another name") from error
 
 
 def _write(dataset: GroupDataset, path: Path, mode: str, progress: Progress) -> None:

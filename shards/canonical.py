@@ -10,12 +10,30 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
+from shards.errors import DamageError
+
 JSON: TypeAlias = Any  # what json.loads gives
 
 
 def canonical_json(data: JSON) -> str:
     """One writing per value: sorted keys, no spaces, no NaN."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+
+
+def parse_json(text: bytes) -> JSON:
+    """The value that a JSON file holds.
+
+    Raises:
+        DamageError: it is no JSON, or more than a file of ours can hold.
+    """
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DamageError(f"it is not JSON ({error})") from error
+    except RecursionError as error:
+        raise DamageError("it is not JSON of ours (nested too deeply)") from error
+    except ValueError as error:  # Python's limit for the digits of a whole number
+        raise DamageError("it is not JSON of ours (a number of thousands of digits)") from error
 
 
 def plain_copy(data: JSON, path: str) -> JSON:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 from shards.canonical import canonical_json
 from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, manifest_bytes
@@ -41,6 +42,16 @@ def checksums_text(manifest: Manifest) -> str:
     lines = [f"{shard.sha256}  {DATA_FOLDER}/{shard.name}" for shard in manifest.shards]
     lines.append(f"{hashlib.sha256(manifest_bytes(manifest)).hexdigest()}  {MANIFEST_NAME}")
     return "\n".join(lines) + "\n"
+
+
+def vouches_for_manifest(directory: Path) -> bool:
+    """Whether SHA256SUMS holds the checksum that the folder's manifest has: then neither was altered."""
+    try:
+        lines = (directory / CHECKSUMS_NAME).read_bytes().splitlines()
+        digest = hashlib.sha256((directory / MANIFEST_NAME).read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return False
+    return f"{digest}  {MANIFEST_NAME}".encode() in lines
 
 
 def timm_info_text(manifest: Manifest) -> str:

@@ -9,10 +9,10 @@ once, and copied into worker processes by fork or pickle; one in a bucket, by pi
 
 from __future__ import annotations
 
-import io
-import json
 import mmap
 import resource
+import shlex
+import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.canonical import JSON
+from shards.canonical import JSON, parse_json
 from shards.codec import decode_all_into, decode_into, empty_pixels
 from shards.errors import DamageError
 from shards.manifest import Manifest, group_key, load_manifest
 from shards.markers import index_path, tar_path
 from shards.recipe import member_names
-from shards.tar import load_index
+from shards.tar import load_index, parse_array
 
 _SPARE_FILES = 256  # file descriptors left to the rest of the process
 _MOST_MAPPINGS_FILE = Path("/proc/sys/vm/max_map_count")
@@ -172,17 +172,17 @@ class GroupDataset:
     def metadata(self, index: int) -> dict[str, JSON]:
         """The group's json: index, label, class_name, views."""
         try:
-            return json.loads(bytes(self.read(index, "json")))
-        except ValueError as error:
-            raise self._damage(f"{self._name(index, 'json')} is not JSON ({error})") from error
+            return parse_json(bytes(self.read(index, "json")))
+        except DamageError as error:
+            raise self._damage(f"{self._name(index, 'json')}: {error}") from error
 
     def latents(self, index: int) -> np.ndarray:
         """The group's latents, where the recipe stores them."""
         if not self.manifest.recipe.store_latents:
             raise ValueError(f"{self.directory} stores no latents: render with --store-latents, or draw them again")
         try:
-            return np.load(io.BytesIO(self.read(index, "latents.npy")), allow_pickle=False)
-        except (ValueError, EOFError) as error:
+            return parse_array(self.read(index, "latents.npy"))
+        except ValueError as error:
             raise self._damage(f"{self._name(index, 'latents.npy')} cannot be read ({error})") from error
 
     def images(self, index: int) -> np.ndarray:
@@ -275,7 +275,8 @@ class GroupDataset:
         return MappedShard(data, narrow_index(index, len(data)))
 
     def _damage(self, what: str) -> DamageError:
-        return DamageError(f"{what}; shards verify {self.directory} lists all damage and how to repair it")
+        directory = shlex.quote(str(self.directory))
+        return DamageError(f"{what}; shards verify {directory} lists all damage and how to repair it")
 
     def _name(self, index: int, member: str) -> str:
         tar = tar_path(self.directory, index // self.manifest.shard_size)
@@ -291,10 +292,12 @@ def map_file(path: Path, damage: Callable[[str], DamageError], *, spread: bool =
     """The bytes of a file, mapped.
 
     Args:
-        damage: makes the error to raise, from its reason, when the file is missing or empty.
+        damage: makes the error to raise, from its reason, when the file is missing, empty, or none.
         spread: reads come from all over many files, so the system shall not fetch and keep what lies around them.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for who writes it
+            raise damage(f"{path} is no regular file")
         with open(path, "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if spread:

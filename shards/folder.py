@@ -20,7 +20,7 @@ from shards.card import CARD_NAME, CHECKSUMS_NAME, TIMM_INFO_NAME, card_text, ch
 from shards.claims import is_done, remove_claims
 from shards.locks import read_holder, try_lock, write_holder
 from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, load_manifest, manifest_bytes
-from shards.markers import Marker, is_complete, marker_path, scan_markers
+from shards.markers import Marker, check_markers, is_complete, marker_path, scan_markers
 from shards.turns import turn
 from shards.work import WorkPlan, begin_work, end_work, join_work, read_plan
 
@@ -155,6 +155,7 @@ def finish_dataset(directory: Path, *, num_groups: int, shard_size: int) -> Mani
     Raises:
         ValueError: a shard is missing, the folder holds more groups than num_groups, or shards that do not belong
             together.
+        DamageError: a marker is not as it was written, by what the manifest of before says.
     """
     directory = Path(directory)
     with turn(directory):
@@ -200,6 +201,8 @@ def _num_groups_held(markers: Mapping[int, Marker]) -> int:
 
 def _finished_manifest(directory: Path, num_groups: int, shard_size: int) -> Manifest:
     markers = _complete_markers(directory)
+    if (directory / MANIFEST_NAME).exists():  # of fewer groups, or of shards that were lost and rendered anew
+        check_markers(directory, markers, load_manifest(directory))
     num_shards = -(-num_groups // shard_size)
     held = _num_groups_held(markers)
     if held > num_groups:
@@ -225,10 +228,12 @@ def restore_files(directory: Path) -> list[str]:
 
     Raises:
         ValueError: there is no manifest, or a shard of it is missing.
+        DamageError: a marker is not as it was written.
     """
     directory = Path(directory)
     stored = load_manifest(directory)
     markers = _complete_markers(directory)
+    check_markers(directory, markers, stored)
     ordered = [markers[shard.index] for shard in stored.shards if shard.index in markers]
     if tuple(marker.record for marker in ordered) != stored.shards:
         again = f"run the same {stored.recipe.command} again"

@@ -9,21 +9,28 @@ header is right when it is byte for byte the one that we would write.
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from shards.canonical import JSON
+from shards.canonical import JSON, parse_json
 from shards.codec import decode_into
 from shards.errors import DamageError
 from shards.manifest import DATA_FOLDER, Manifest, ShardRecord, group_key
 from shards.markers import index_path, tar_path
 from shards.recipe import member_names
-from shards.tar import BLOCK_BYTES, end_of_archive, load_index, make_index, member_header, padded_size, padding
+from shards.tar import (
+    BLOCK_BYTES,
+    end_of_archive,
+    load_index,
+    make_index,
+    member_header,
+    padded_size,
+    padding,
+    parse_array,
+)
 
 _SIZE_FIELD = slice(124, 135)
 
@@ -95,13 +102,13 @@ def _group_problems(index: int, members: list[bytes], manifest: Manifest) -> tup
             problems.append(f"{name} does not decode ({error})")
     if manifest.recipe.store_latents:
         try:
-            np.load(io.BytesIO(members[-2]), allow_pickle=False)
-        except (ValueError, EOFError) as error:
+            parse_array(members[-2])
+        except ValueError as error:
             problems.append(f"{names[-2]} cannot be read ({error})")
     try:
-        metadata = json.loads(members[-1])
-    except ValueError as error:
-        return [*problems, f"{names[-1]} is not JSON ({error})"], -1
+        metadata = parse_json(members[-1])
+    except DamageError as error:
+        return [*problems, f"{names[-1]}: {error}"], -1
     wrong = _wrong_field(metadata, index, manifest)
     if wrong is not None:
         return [*problems, f"{names[-1]}: {wrong}"], -1

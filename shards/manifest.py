@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from shards.canonical import JSON, plain_copy, shorten
+from shards.canonical import JSON, parse_json, plain_copy, shorten
 from shards.errors import DamageError
 from shards.recipe import Recipe, RenderSettings
 
@@ -24,6 +24,7 @@ MANIFEST_NAME = "manifest.json"
 DATA_FOLDER = "data"
 REPAIR = "delete this file and run the command that made the dataset again"
 LARGEST_NUM_GROUPS = 10**9  # a key has nine digits
+_LARGEST_COUNT = 2**63 - 1  # of int64, in which offsets are stored
 _SHA256_PATTERN = re.compile("[0-9a-f]{64}")
 
 
@@ -87,11 +88,13 @@ class Manifest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "environments", tuple(plain_copy(list(self.environments), "environments")))
-        are_counts = _is_count(self.num_groups) and _is_count(self.shard_size)
-        if not are_counts or not 1 <= self.num_groups <= LARGEST_NUM_GROUPS or self.shard_size < 1:
-            raise ValueError(
-                f"{self.num_groups} groups in shards of {self.shard_size}: both are whole numbers from 1 to 10^9"
-            )
+        for number, environment in enumerate(self.environments):
+            if not isinstance(environment, dict):
+                raise ValueError(f"environments.{number} is {shorten(environment)}, not a mapping")
+        if not _is_count(self.num_groups) or not 1 <= self.num_groups <= LARGEST_NUM_GROUPS:
+            raise ValueError(f"num_groups is {self.num_groups!r}, not a whole number from 1 to 10^9")
+        if not _is_count(self.shard_size) or self.shard_size < 1:
+            raise ValueError(f"shard_size is {self.shard_size!r}, not a whole number from 1 on")
         first = 0
         for index, shard in enumerate(self.shards):
             count = min(self.shard_size, self.num_groups - first)
@@ -145,21 +148,33 @@ class Manifest:
                 num_groups=data["num_groups"],
                 shard_size=data["shard_size"],
                 shards=tuple(ShardRecord(**shard) for shard in data["shards"]),
-                class_names={int(label): name for label, name in data["class_names"].items()},
+                class_names=parse_class_names(data["class_names"]),
                 environments=tuple(data.get("environments", ())),
             )
             stored_id = data["recipe_id"]
             if not isinstance(stored_id, str):
                 raise ValueError(f"recipe_id is {shorten(stored_id)}, not text")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise DamageError(f"the manifest was altered ({type(error).__name__}: {error})") from error
         if stored_id != recipe.id:
             raise DamageError(f"the manifest's recipe was altered: its id is {recipe.id[:12]}…, not {stored_id[:12]}…")
         return manifest
 
 
+def parse_class_names(data: Mapping[str, JSON]) -> dict[int, str]:
+    """Names by class id, as manifest and markers hold them.
+
+    Raises:
+        ValueError: a key is no number, or a name no text.
+    """
+    for label, name in data.items():
+        if not isinstance(name, str):
+            raise ValueError(f"class_names.{label} is {shorten(name)}, not text")
+    return {int(label): name for label, name in data.items()}
+
+
 def _is_count(value: JSON) -> bool:
-    return type(value) is int and value >= 0  # JSON's true would be an int, too
+    return type(value) is int and 0 <= value <= _LARGEST_COUNT  # JSON's true would be an int, too
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
@@ -185,11 +200,9 @@ def load_manifest(directory: Path) -> Manifest:
 def parse_manifest(text: bytes, path: str, *, fix: str = "get the file anew from where it came") -> Manifest:
     """The manifest in the bytes of a manifest.json; `path` and what to do are for the messages."""
     try:
-        return Manifest.from_json(json.loads(text))
+        return Manifest.from_json(parse_json(text))
     except DamageError as error:
         raise DamageError(f"{path}: {error}; {fix}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DamageError(f"{path} is not JSON ({error}); {fix}") from error
 
 
 def _why_no_manifest(directory: Path) -> str:

@@ -65,6 +65,8 @@ def from_images(
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
+    if Path(source).resolve() in Path(out).resolve().parents:
+        raise ValueError(f"--out {out} lies inside {source}, and would be taken for a class: choose a folder elsewhere")
     if shard_size < 1:
         raise ValueError(f"shard size {shard_size}: give a whole number above 0")
     pictures = open_pictures(Path(source), split=split)

@@ -11,6 +11,7 @@ never overlap.
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from shards.errors import DamageError
+from shards.errors import DamageError, describe_error
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff"})
 SPLITS = ("train", "test", "all")
@@ -75,7 +76,7 @@ def open_pictures(folder: Path, *, split: str) -> Pictures:
     if not folder.is_dir():
         raise ValueError(
             f"no folder {folder}: check the path; a dataset of torchvision is made one by "
-            f"contrast data images {folder.name} --out FOLDER"
+            f"contrast data images {shlex.quote(folder.name)} --out FOLDER"
         )
     if (folder / "train-images.npy").exists():
         return _open_arrays(folder, ("train", "test") if split == "all" else (split,))
@@ -90,10 +91,11 @@ def open_pictures(folder: Path, *, split: str) -> Pictures:
 
 
 def list_image_folder(folder: Path, *, split: str) -> tuple[list[Path], np.ndarray, tuple[str, ...]]:
-    """The files of FOLDER/[train|test]/CLASS/, their labels, and the class names, sorted by name.
+    """The files of FOLDER/[train|test]/CLASS/, their labels, and the class names, sorted by name; hidden ones are not.
 
     Raises:
-        ValueError: there are fewer than two classes, an empty one, or nothing to hold out.
+        ValueError: there are fewer than two classes, an empty one, a name that is not UTF-8, what is no file, or
+            nothing to hold out.
     """
     test_folder = next((name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
     has_split = test_folder is not None and (folder / "train").is_dir()
@@ -185,6 +187,11 @@ def _list_classes(roots: list[Path]) -> tuple[list[Path], np.ndarray, tuple[str,
     )
     if len(class_names) < 2:
         raise ValueError(f"{roots[0]}: an image folder holds one folder per class, and two classes or more")
+    for name in class_names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:  # no manifest could hold it
+            raise ValueError(f"{roots[0]}: the class folder {name!r} has no name in UTF-8: rename it") from error
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(class_names):
@@ -192,12 +199,21 @@ def _list_classes(roots: list[Path]) -> tuple[list[Path], np.ndarray, tuple[str,
             path
             for root in roots
             for path in sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+            if not _is_hidden(path.relative_to(root / name))
         ]
         if not found:
             raise ValueError(f"{roots[0] / name}: a class without images; remove the folder or fill it")
+        for path in found:
+            if not path.is_file():  # a pipe would be waited for
+                raise ValueError(f"{path} is no regular file: remove it, or give it another ending")
         files += found
         labels += [label] * len(found)
     return files, np.array(labels, dtype=np.int64), tuple(class_names)
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether a file's name, or that of a folder on the way to it, begins with a dot: copies that programs keep."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _open_arrays(folder: Path, parts: tuple[str, ...]) -> Pictures:
@@ -209,9 +225,13 @@ def _open_arrays(folder: Path, parts: tuple[str, ...]) -> Pictures:
             try:
                 found.append(np.load(path, mmap_mode="r", allow_pickle=False))
             except FileNotFoundError:
-                raise ValueError(f"no {path}: run contrast data cifar10 --out {folder}") from None
-            except (ValueError, EOFError) as error:
-                raise DamageError(f"{path} cannot be read ({error}): fetch it again") from error
+                raise ValueError(f"no {path}: run contrast data cifar10 --out {shlex.quote(str(folder))}") from None
+            except OSError:
+                raise
+            except Exception as error:  # as in shards.tar.parse_array
+                raise DamageError(f"{path} cannot be read ({describe_error(error)}): fetch it again") from error
+    if any(type(array) is not np.memmap for array in (*arrays, *labels)):  # numpy opens other files of its own, too
+        raise DamageError(f"{folder}: its arrays are not CIFAR-10's: run contrast data cifar10 in an empty folder")
     pixels, classes = np.concatenate(arrays), np.concatenate(labels).astype(np.int64)
     fits = pixels.dtype == np.uint8 and pixels.shape[1:] == (32, 32, 3) and classes.shape == (len(pixels),)
     if not fits or not 0 <= classes.min() <= classes.max() < len(CIFAR10_CLASS_NAMES):

@@ -252,7 +252,7 @@ class RemoteDataset(GroupDataset):
         try:
             for row, (offset, size) in enumerate(index[:, -2:].tolist()):
                 index[row, 0] = json.loads(bytes(data[offset : offset + size]))["label"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise self._damage(f"{record.name} holds a json without a label ({error})") from error
         return MappedShard(data, narrow_index(index, len(data)))
 

@@ -6,6 +6,7 @@ summary.groups, summary.complete
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +70,7 @@ class Summary:
         if self.damaged_shards:
             state = (
                 f"damaged: {self.damaged_shards} of {format_things(self.shards, 'shard')} missing or changed; "
-                f"run shards verify {self.directory}"
+                f"run shards verify {shlex.quote(self.directory)}"
             )
         if self.writer is not None:
             state += f"; a job is writing it ({self.writer})"

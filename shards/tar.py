@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.errors import DamageError
+from shards.errors import DamageError, describe_error
 
 BLOCK_BYTES = 512
 RECORD_BYTES = 20 * BLOCK_BYTES
@@ -96,14 +96,26 @@ def load_index(path: Path, *, count: int, num_members: int) -> np.ndarray:
         header = _index_header(count, num_members)
         if data.startswith(header) and len(data) == len(header) + count * (1 + 2 * num_members) * 8:
             return np.frombuffer(data, np.int64, offset=len(header)).reshape(count, -1)
-        index = np.load(io.BytesIO(data), allow_pickle=False)  # a growing dataset's, or no index
+        index = parse_array(data)  # a growing dataset's, or no index
     except FileNotFoundError as error:
         raise DamageError(f"{path} is missing") from error
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise DamageError(f"{path} cannot be read ({error})") from error
     if index.dtype != np.int64 or index.ndim != 2 or index.shape[1] != 1 + 2 * num_members or len(index) < count:
         raise DamageError(f"{path} holds {index.dtype} {list(index.shape)}, not the offsets of {count} groups")
     return index[:count]
+
+
+def parse_array(data: bytes | memoryview) -> np.ndarray:
+    """The array that an .npy file holds.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    try:
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # numpy hands the header to Python's parser, which says many things about foreign bytes
+        raise ValueError(describe_error(error)) from error
 
 
 @lru_cache(maxsize=8)

@@ -13,7 +13,8 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from shards.card import CARD_NAME, CHECKSUMS_NAME, TIMM_INFO_NAME, timm_info_tex
 from shards.errors import DamageError
 from shards.inspection import inspect_shard
 from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, load_manifest, shard_stem
-from shards.markers import index_path, read_marker, tar_path
+from shards.markers import agreed_class_names, index_path, read_marker, repair_command, tar_path
 from shards.progress import Progress
 from shards.quantities import format_things
 
@@ -73,7 +74,7 @@ def verify(directory: str | Path, *, fast: bool = False, jobs: int = 1, quiet: b
     started = time.monotonic()
     directory = Path(directory)
     manifest = load_manifest(directory)
-    problems = list(_folder_problems(directory, manifest))
+    problems = [*_folder_problems(directory, manifest), *_name_problems(manifest, _manifest(str(directory)))]
     check: Callable[[int], list[str]] = partial(check_shard, str(directory), fast)
     indices = range(len(manifest.shards))
     with Progress(total=manifest.num_groups, unit="groups", label="verifying", quiet=quiet) as progress:
@@ -108,7 +109,7 @@ def check_shard(directory: str, fast: bool, shard_index: int) -> list[str]:
     manifest = _manifest(directory)
     record = manifest.shards[shard_index]
     again = f"run the same {manifest.recipe.command} again"
-    repair = f"rm {directory}/{DATA_FOLDER}/{shard_stem(shard_index)}.* and {again}"
+    repair = repair_command(directory, shard_index, manifest.recipe)
     path = tar_path(Path(directory), shard_index)
     name = f"{DATA_FOLDER}/{record.name}"
 
@@ -128,7 +129,9 @@ def check_shard(directory: str, fast: bool, shard_index: int) -> list[str]:
     size = path.stat().st_size
     if marker is not None and marker.count > record.count and size == marker.bytes:
         return [*problems, f"{name} holds more groups than the manifest: growing was not finished; {again}"]
-    if marker is not None and marker.record != record:
+    if marker is not None and (
+        marker.record != record or not marker.class_names.items() <= manifest.class_names.items()
+    ):
         problems.append(f"{DATA_FOLDER}/{shard_stem(shard_index)}.done.json does not agree with the manifest; {repair}")
     if size != record.bytes:
         problems.append(f"{name} has {size} bytes, not {record.bytes}; {repair}")
@@ -142,10 +145,18 @@ def check_shard(directory: str, fast: bool, shard_index: int) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _manifest_of(directory: str, changed_ns: int) -> Manifest:
-    return load_manifest(Path(directory))
+    manifest = load_manifest(Path(directory))
+    markers = []
+    for shard in manifest.shards:
+        with suppress(DamageError):  # check_shard says so
+            marker = read_marker(Path(directory), shard.index)
+            if marker is not None and marker.count <= shard.count:
+                markers.append(marker)
+    return replace(manifest, class_names=agreed_class_names(Path(directory), markers, manifest))
 
 
 def _manifest(directory: str) -> Manifest:
+    """The manifest with the class names that its shards agree on: a name altered there is no defect of every group."""
     return _manifest_of(directory, (Path(directory) / MANIFEST_NAME).stat().st_mtime_ns)
 
 
@@ -174,10 +185,19 @@ def _folder_problems(directory: Path, manifest: Manifest) -> Iterator[str]:
         yield f"{CARD_NAME} is missing; {again}"
     try:
         agrees = json.loads((directory / TIMM_INFO_NAME).read_bytes()) == json.loads(timm_info_text(manifest))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         agrees = False
     if not agrees:
         yield f"{TIMM_INFO_NAME} does not agree with the manifest; {again}"
+
+
+def _name_problems(manifest: Manifest, agreed: Manifest) -> Iterator[str]:
+    wrong = [label for label, name in agreed.class_names.items() if manifest.class_names.get(label) != name]
+    if wrong:
+        here, there = manifest.class_names.get(wrong[0], ""), agreed.class_names[wrong[0]]
+        more = f", and {len(wrong) - 1} more differ" if len(wrong) > 1 else ""
+        again = f"run the same {manifest.recipe.command} again"
+        yield f"{MANIFEST_NAME} was altered: it names class {wrong[0]} {here!r}, its shards {there!r}{more}; {again}"
 
 
 def _notes(directory: Path, manifest: Manifest) -> Iterator[str]:

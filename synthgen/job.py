@@ -7,6 +7,7 @@ state = survey_folder(job)
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -259,7 +260,8 @@ def _stored_settings(directory: Path) -> tuple[RenderSettings | None, int | None
         manifest = load_manifest(directory)
         return manifest.render, manifest.shard_size
     markers = scan_markers(directory)
-    sizes = [marker.first // index for index, marker in markers.items() if index > 0]
+    sizes = Counter(marker.first // index for index, marker in markers.items() if index > 0)
     plan = read_plan(directory)
     render = next((marker.render for marker in markers.values()), None)
-    return render, sizes[0] if sizes else plan.shard_size if plan and markers else None
+    # The most common size: one marker may be damaged.
+    return render, sizes.most_common(1)[0][0] if sizes else plan.shard_size if plan and markers else None

@@ -14,8 +14,8 @@ from pathlib import Path
 from shards.canonical import JSON
 from shards.claims import Claim, read_claims
 from shards.folder import lock_holder
-from shards.manifest import MANIFEST_NAME, load_manifest
-from shards.markers import is_complete, scan_markers
+from shards.manifest import MANIFEST_NAME, Manifest, load_manifest
+from shards.markers import has_whole_tar, is_complete, scan_markers
 from shards.quantities import format_seconds, format_things
 from shards.work import Failure, read_failures, read_plan
 
@@ -41,6 +41,8 @@ class Status:
     shards_in_progress: int
     shards_missing: int
     """Neither done nor in progress."""
+    tars_damaged: int
+    """Tars that are missing or of another size than their markers say; the shards are not done, then."""
     workers: int
     groups_per_second: float | None
     """Sum over the workers; None where none of them has told yet."""
@@ -72,6 +74,9 @@ class Status:
             f"  shards    {self.shards_done} of {self.num_shards} done, {self.shards_in_progress} in progress, "
             f"{self.shards_missing} to do"
         )
+        if self.tars_damaged:
+            damaged = format_things(self.tars_damaged, "tar")
+            yield f"  damaged   {damaged} missing or of another size: the same command again makes them anew"
         if self.groups_per_second:
             left = "" if self.eta_seconds is None else f", {format_seconds(self.eta_seconds)} left"
             yield f"  rate      {self.groups_per_second:.1f} groups/s on {format_things(self.workers, 'worker')}{left}"
@@ -96,6 +101,8 @@ class Status:
 def status(directory: str | Path) -> Status:
     """How far the render in a folder is: shards done, in progress and missing, rate, time left, failures.
 
+    A shard is done when its tar has the size that its marker says; `shards.verify` looks at what is in it.
+
     Raises:
         ValueError: the folder is no dataset, or no render of it was begun.
         DamageError: a marker or the manifest is not as it was written.
@@ -104,12 +111,13 @@ def status(directory: str | Path) -> Status:
     plan = read_plan(directory)
     if plan is None:
         manifest = load_manifest(directory)  # says what to do where there is none
-        return _finished(directory, manifest.num_groups, len(manifest.shards))
+        return _after_the_end(directory, manifest)
     # In this order: a shard that is published and given back in between is seen twice, and never not at all.
     claims, failures = read_claims(directory), read_failures(directory)
+    markers = scan_markers(directory)
     done = {
         index: marker
-        for index, marker in scan_markers(directory).items()
+        for index, marker in markers.items()
         if index < plan.num_shards and marker.count >= plan.shard_count(index) and is_complete(directory, marker)
     }
     claims = [claim for claim in claims if claim.index not in done and not claim.is_void]
@@ -117,7 +125,7 @@ def status(directory: str | Path) -> Status:
     if (gone or len(done) == plan.num_shards) and (directory / MANIFEST_NAME).exists():
         manifest = load_manifest(directory)
         if gone or manifest.num_groups >= plan.num_groups:
-            return _finished(directory, manifest.num_groups, len(manifest.shards))
+            return _after_the_end(directory, manifest)
     rates: dict[tuple[str, int], float] = {}
     for claim in claims:  # a worker may hold several
         worker = (claim.host, claim.pid)
@@ -138,6 +146,10 @@ def status(directory: str | Path) -> Status:
         shards_done=len(done),
         shards_in_progress=len(claims),
         shards_missing=plan.num_shards - len(done) - len(claims),
+        tars_damaged=sum(
+            index < plan.num_shards and index not in done and not has_whole_tar(directory, marker)
+            for index, marker in markers.items()
+        ),
         workers=len(rates),
         groups_per_second=rate,
         eta_seconds=(plan.num_groups - groups_done - groups_in_progress) / rate if rate else None,
@@ -147,17 +159,24 @@ def status(directory: str | Path) -> Status:
     )
 
 
-def _finished(directory: Path, num_groups: int, num_shards: int) -> Status:
+def _after_the_end(directory: Path, manifest: Manifest) -> Status:
+    """Of a dataset that was finished: it still is, unless a shard was lost or cut since."""
+    markers = scan_markers(directory)
+    whole = {index for index, marker in markers.items() if has_whole_tar(directory, marker)}
+    done = [shard for shard in manifest.shards if shard.index in whole]
+    num_shards = len(manifest.shards)
+    writer = None if len(done) == num_shards else lock_holder(directory)
     return Status(
         directory=str(directory),
-        state="finished",
-        num_groups=num_groups,
-        groups_done=num_groups,
+        state="finished" if len(done) == num_shards else "running" if writer else "stopped",
+        num_groups=manifest.num_groups,
+        groups_done=sum(shard.count for shard in done),
         groups_in_progress=0,
         num_shards=num_shards,
-        shards_done=num_shards,
+        shards_done=len(done),
         shards_in_progress=0,
-        shards_missing=0,
+        shards_missing=num_shards - len(done),
+        tars_damaged=sum(index < num_shards and index not in whole for index in markers),
         workers=0,
         groups_per_second=None,
         eta_seconds=None,

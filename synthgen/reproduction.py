@@ -26,6 +26,7 @@ from synthgen.config import RenderConfig
 from synthgen.job import RenderJob
 from synthgen.rendering import render_dataset
 from synthgen.vectors import VectorFiles
+from synthgen.views import policy_from_recipe
 
 if TYPE_CHECKING:
     import torch
@@ -100,12 +101,16 @@ def job_from_manifest(config: RenderConfig, *, devices: tuple[torch.device, ...]
     """The job that makes what config.manifest describes, its generator loaded on one device.
 
     Raises:
-        ValueError: no generator made it, its weights are not these, or the folder holds another dataset.
+        ValueError: no generator made it, its weights are not these, its views are of no policy, or the folder
+            holds another dataset.
         DamageError: the manifest is not as it was written.
     """
     from synthgen.rerender import load_recorded_generator
 
     manifest = read_original(config).manifest
+    vectors = VectorFiles.of(config.walks, config.directions)
+    for entry in manifest.recipe.views:  # refused before the folder is made
+        policy_from_recipe(entry, vectors=vectors)
     return RenderJob(
         directory=config.out,
         num_groups=manifest.num_groups,
@@ -121,7 +126,7 @@ def job_from_manifest(config: RenderConfig, *, devices: tuple[torch.device, ...]
             batch_size=manifest.render.batch_size,
         ),
         devices=devices,
-        vectors=VectorFiles.of(config.walks, config.directions),
+        vectors=vectors,
     )
 
 

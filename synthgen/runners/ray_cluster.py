@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from contextlib import suppress
 from typing import Any
 
@@ -53,7 +54,7 @@ def _run(ray: Any, config: RenderConfig, quiet: bool) -> Manifest:
         waiting = batch.tasks_with_work(num_tasks)
         on = format_things(num_gpus, "GPU") if num_gpus else format_things(len(nodes), "node")
         said = f"{format_things(len(waiting), 'task')} on Ray, {on}"
-        batch.progress.note(f"{said}; see also: synthgen status {config.out}")
+        batch.progress.note(f"{said}; see also: synthgen status {shlex.quote(str(config.out))}")
         task = ray.remote(run_task).options(
             num_cpus=_cpus_per_task(nodes),
             num_gpus=1 if num_gpus else 0,

@@ -10,6 +10,7 @@ back and is queued again. A task that is gone from the queue with shards left is
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -136,7 +137,7 @@ def _submit(
     first = str(jobs[0].job_id).split("_")[0]
     batch.progress.note(
         f"{format_things(len(indices), 'task')} submitted to Slurm as job {first}; see also: "
-        f"synthgen status {batch.config.out}; stop with: scancel {first}"
+        f"synthgen status {shlex.quote(str(batch.config.out))}; stop with: scancel {first}"
     )
 
 

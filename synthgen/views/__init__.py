@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.canonical import shorten
 from synthgen.adapters import DEFAULT_GENERATOR
 from synthgen.vectors import VectorFiles, VectorSet, package_vectors
 from synthgen.views.angular import Angular
@@ -94,9 +95,12 @@ def policy_from_recipe(entry: Mapping[str, Any], *, vectors: VectorFiles | None 
         vectors: where walks and directions are looked for, by sha256; the package's own need no mention.
 
     Raises:
-        ValueError: the vectors that the entry names are in none of the files, or it names a file itself.
+        ValueError: the vectors that the entry names are in none of the files, or it names a file itself, or
+            is none that a render writes.
     """
     vectors = vectors or VectorFiles()
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("policy"), str):
+        raise ValueError(f"views: {shorten(entry)} names no policy: synthgen render did not write that manifest")
     parameters = {key: value for key, value in entry.items() if key != "policy"}
     for kind in _FILES:
         if kind in parameters:  # a path in a stranger's manifest would be read
@@ -104,6 +108,9 @@ def policy_from_recipe(entry: Mapping[str, Any], *, vectors: VectorFiles | None 
         if f"{kind}_sha256" in parameters:
             parameters[kind] = vectors.find(kind, parameters.pop(f"{kind}_sha256"))
     if entry["policy"] == "mixture":
+        for key in ("weights", "components"):
+            if not isinstance(parameters.get(key), list | tuple):
+                raise ValueError(f"views: a mixture without {key}: synthgen render did not write that manifest")
         parameters["weights"] = tuple(parameters["weights"])
         parameters["components"] = tuple(policy_from_recipe(e, vectors=vectors) for e in parameters["components"])
     return make_policy(entry["policy"], **parameters)

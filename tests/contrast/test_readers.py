@@ -125,11 +125,11 @@ def test_an_image_that_ffcv_cannot_decode_is_damage(make_groups: Callable[..., P
     directory = make_groups(num_groups=12, image=JPG)
     beton = directory / "groups.beton"
     shards.to_ffcv(directory, out=beton, quiet=True)
-    data = bytearray(beton.read_bytes())
+    batches = open_batches(GroupDataset(directory), reader="ffcv", batch_size=6, seed=0, num_workers=1)
+    data = bytearray(beton.read_bytes())  # after its check, which of large files sees a part
     start = data.index(b"\xff\xd8\xff")
     data[start : start + 2] = b"\0\0"
     beton.write_bytes(data)
-    batches = open_batches(GroupDataset(directory), reader="ffcv", batch_size=6, seed=0, num_workers=1)
     with pytest.raises(shards.DamageError, match=r"groups\.beton holds an image that does not decode"):
         list(batches.steps(0, 2))
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import shards
 from shards import DamageError, GroupDataset, Manifest, Recipe
-from shards.beton import BetonRecord, check_beton, read_beton_record, require_ffcv
+from shards.beton import BetonRecord, check_beton, fingerprint_of, read_beton_record, require_ffcv
 from shards.cli import main
 from shards.manifest import load_manifest
 from shards.recipe import RenderSettings
@@ -89,6 +89,7 @@ def beton(shared_dataset: Path, tmp_path: Path) -> Path:
         image_size=8,
         mode="jpg",
         bytes=4,
+        fingerprint=fingerprint_of(tmp_path / "d.beton"),
         render={"batch_size": 4, "dtype": "float32"},
         shard_size=4,
         shards=manifest.shards[0].sha256[:16] + manifest.shards[1].sha256[:16],
@@ -106,7 +107,8 @@ def test_the_record_written_is_the_one_that_the_tests_below_take(
     beton: Path, shared_dataset: Path, tmp_path: Path
 ) -> None:
     made = shards.to_ffcv(shared_dataset, out=tmp_path / "made.beton", n=9, quiet=True)
-    assert replace(made, bytes=4) == read_beton_record(beton)
+    assert made.fingerprint == fingerprint_of(tmp_path / "made.beton")
+    assert replace(made, bytes=4, fingerprint=fingerprint_of(beton)) == read_beton_record(beton)
 
 
 def test_another_render_of_the_recipe_is_refused_and_a_grown_or_smaller_dataset_is_not(
@@ -135,13 +137,33 @@ def test_a_record_of_an_earlier_version_is_believed_and_one_of_other_types_is_da
 ) -> None:
     manifest = load_manifest(shared_dataset)
     record = read_beton_record(beton).to_json()
-    earlier = {name: record[name] for name in record if name not in ("render", "shard_size", "shards")}
+    earlier = {name: record[name] for name in record if name not in ("render", "shard_size", "shards", "fingerprint")}
     write_record(beton, earlier)
     assert check_beton(beton, manifest, num_groups=9).shards is None
-    for field, value in (("recipe_id", None), ("num_groups", "9"), ("bytes", [4]), ("shards", 5)):
+    for field, value in (("recipe_id", None), ("num_groups", "9"), ("bytes", [4]), ("shards", 5), ("fingerprint", 5)):
         write_record(beton, {**record, field: value})
         with pytest.raises(DamageError, match=rf"was altered \(TypeError: {field} is "):
             check_beton(beton, manifest, num_groups=9)
+
+
+def test_other_bytes_of_the_same_size_are_damage(beton: Path, shared_dataset: Path) -> None:
+    beton.write_bytes(b"FFCW")
+    with pytest.raises(DamageError, match=rf"{beton} was altered, or is not the file that {beton}\.json is of"):
+        check_beton(beton, load_manifest(shared_dataset), num_groups=9)
+
+
+@pytest.mark.parametrize("num_bytes", [1, 1 << 20, (1 << 24) - 1, 50_000_003])
+def test_a_fingerprint_tells_files_of_one_size_apart(tmp_path: Path, num_bytes: int) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(bytes(num_bytes))
+    found = {fingerprint_of(path)}
+    places = {0, num_bytes // 3 if num_bytes < 1 << 24 else (num_bytes - (1 << 20)) // 3, num_bytes - 1}
+    for place in places:
+        data = bytearray(num_bytes)
+        data[place] = 1
+        path.write_bytes(data)
+        found.add(fingerprint_of(path))
+    assert len(found) == 1 + len(places)
 
 
 @needs_ffcv
@@ -154,6 +176,35 @@ def test_damage_leaves_no_file_and_does_not_hang(dataset: Path, tmp_path: Path) 
     with pytest.raises(DamageError, match=r"train-000001\.tar is missing"):
         shards.to_ffcv(dataset, out=tmp_path / "d.beton", quiet=True)
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+
+
+@needs_ffcv
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("dataset/data/train-000001.tar", "is among the dataset's shards: choose another place"),
+        ("dataset/data/new.beton", "is among the dataset's shards: choose another place"),
+        ("dataset/manifest.json", "is there, and no file of shards to-ffcv: choose another name"),
+        ("thesis.tex", "is there, and no file of shards to-ffcv: choose another name"),
+        ("dataset/manifest", "manifest.json is there, and no record of"),
+    ],
+)
+def test_nothing_else_is_overwritten(dataset: Path, tmp_path: Path, out: str, message: str) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    run = CliRunner().invoke(main, ["to-ffcv", str(dataset), "--out", str(tmp_path / out)])
+    assert run.exit_code == 2 and message in run.stderr and run.stderr.count("\n") == 1, run.output
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@needs_ffcv
+def test_a_file_of_ours_is_written_again_also_where_its_record_is_damaged(dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "d.beton"
+    first = shards.to_ffcv(dataset, out=out, quiet=True)
+    out.unlink()
+    assert shards.to_ffcv(dataset, out=out, quiet=True) == first
+    Path(f"{out}.json").write_text("{")
+    assert shards.to_ffcv(dataset, out=out, n=6, quiet=True) == read_beton_record(out) != first
 
 
 @needs_ffcv

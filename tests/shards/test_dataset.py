@@ -172,6 +172,13 @@ def test_an_empty_tar_and_a_broken_index_are_damage(dataset: Path) -> None:
             GroupDataset(dataset).images(index)
 
 
+def test_a_pipe_in_a_tar_s_place_is_not_waited_for(dataset: Path) -> None:
+    (dataset / "data/train-000001.tar").unlink()
+    os.mkfifo(dataset / "data/train-000001.tar")
+    with pytest.raises(DamageError, match=r"train-000001\.tar is no regular file; shards verify"):
+        GroupDataset(dataset).images(5)
+
+
 def test_an_image_that_does_not_decode_is_named(dataset: Path) -> None:
     opened = GroupDataset(dataset)
     place = bytes((dataset / "data/train-000001.tar").read_bytes()).index(bytes(opened.read(5, "view0.jpg")))

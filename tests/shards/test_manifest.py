@@ -164,12 +164,63 @@ def test_a_recipe_id_of_another_type_is_damage_as_another_one_is(dataset: Path, 
         load_manifest(dataset)
 
 
-@pytest.mark.parametrize(("field", "value"), [("num_groups", 10.0), ("num_groups", True), ("shard_size", 4.0)])
-def test_counts_are_whole_numbers(dataset: Path, field: str, value: Any) -> None:
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("num_groups", 10.0, "num_groups is 10.0, not a whole number from 1 to 10^9"),
+        ("num_groups", True, "num_groups is True, not a whole number from 1 to 10^9"),
+        ("num_groups", "10", "num_groups is '10', not a whole number from 1 to 10^9"),
+        ("shard_size", 4.0, "shard_size is 4.0, not a whole number from 1 on"),
+        ("shard_size", 0, "shard_size is 0, not a whole number from 1 on"),
+        ("class_names", {"3": 4}, "class_names.3 is 4, not text"),
+        ("environments", [1], "environments.0 is 1, not a mapping"),
+    ],
+)
+def test_a_field_of_another_type_is_named(dataset: Path, field: str, value: Any, message: str) -> None:
     data = json.loads((dataset / "manifest.json").read_text())
     (dataset / "manifest.json").write_text(json.dumps({**data, field: value}))
-    with pytest.raises(DamageError, match=r"altered .*both are whole numbers from 1 to 10\^9"):
+    with pytest.raises(DamageError, match=rf"altered .*{re.escape(message)}"):
         load_manifest(dataset)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("index", "1", "index is 1, not a whole number"),
+        ("seconds", "x", "seconds is x, not a number of seconds"),
+        ("seconds", float("inf"), "seconds is inf, not a number of seconds"),
+        ("seconds", float("nan"), "seconds is nan, not a number of seconds"),
+        ("seconds", 10**400, "not a number of seconds"),
+        ("stages", {"draw": None}, "stages.draw is None, not a number of seconds"),
+        ("stages", [1.0], "stages is [1.0], not a mapping"),
+        ("environment", [1], "environment is [1], not a mapping"),
+        ("environment", {"cpu": float("nan")}, "environment.cpu: nan is not a finite number"),
+        ("class_names", {"3": 4}, "class_names.3 is 4, not text"),
+    ],
+)
+def test_a_marker_s_field_of_another_type_is_damage(dataset: Path, field: str, value: Any, message: str) -> None:
+    path = dataset / "data/train-000001.done.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(DamageError, match=rf"^{path}: the marker was altered .*{re.escape(message)}.*delete this file"):
+        read_marker(dataset, 1)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format": ' + "9" * 5000 + "}", "\xff", '{"format": 1'])
+def test_what_is_no_json_of_ours_is_damage(dataset: Path, text: str) -> None:
+    for path in (dataset / "manifest.json", dataset / "data/train-000001.done.json"):
+        path.write_text(text, encoding="latin-1")
+        with pytest.raises(DamageError, match=rf"^{path}: it is not JSON.*; delete this file") as raised:
+            load_manifest(dataset) if path.name == "manifest.json" else read_marker(dataset, 1)
+        assert "set_int_max_str_digits" not in str(raised.value)
+
+
+def test_mappings_in_one_another_are_damage_too(dataset: Path) -> None:
+    """The parser takes them; whoever walks through them would not come back."""
+    path = dataset / "data/train-000001.done.json"
+    data = {**json.loads(path.read_text()), "environment": "?"}
+    path.write_text(json.dumps(data).replace('"?"', '{"a":' * 700 + "1" + "}" * 700))
+    with pytest.raises(DamageError, match=r"marker was altered \(RecursionError"):
+        read_marker(dataset, 1)
 
 
 def test_half_a_manifest_is_damage(dataset: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -122,20 +123,26 @@ def test_other_sizes_are_fitted_when_asked_for_and_jpg_is_close(photos: Path, tm
 
 
 def test_arrays_as_contrast_data_cifar10_leaves_them(tmp_path: Path) -> None:
+    source = tmp_path / "arrays"
+    source.mkdir()
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8), np.arange(40, dtype=np.uint8) % 10
     for name, array in (("images", pixels), ("labels", labels)):
-        np.save(tmp_path / f"train-{name}.npy", array)
-    manifest = shards.from_images(tmp_path, out=tmp_path / "d", n="0.02k", quiet=True)
+        np.save(source / f"train-{name}.npy", array)
+    manifest = shards.from_images(source, out=tmp_path / "d", n="0.02k", quiet=True)
     dataset = GroupDataset(tmp_path / "d")
     assert manifest.class_names[3] == "cat" and sorted(dataset.labels.tolist()) == sorted(list(range(10)) * 2)
     order = balanced_order(labels.astype(np.int64), seed=0)[:20]
     assert np.array_equal(dataset.batch(range(20))[0][:, 0], pixels[order])
     with pytest.raises(ValueError, match=r"no .*test-images\.npy: run contrast data cifar10"):
-        shards.from_images(tmp_path, out=tmp_path / "t", split="test", quiet=True)
-    np.save(tmp_path / "train-labels.npy", labels + 50)
+        shards.from_images(source, out=tmp_path / "t", split="test", quiet=True)
+    np.savez(source / "other.npz", labels)
+    (source / "other.npz").rename(source / "train-labels.npy")
     with pytest.raises(DamageError, match="its arrays are not CIFAR-10's"):
-        shards.from_images(tmp_path, out=tmp_path / "e", quiet=True)
+        shards.from_images(source, out=tmp_path / "e", quiet=True)
+    np.save(source / "train-labels.npy", labels + 50)
+    with pytest.raises(DamageError, match="its arrays are not CIFAR-10's"):
+        shards.from_images(source, out=tmp_path / "e", quiet=True)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -189,6 +196,18 @@ def test_grown_it_is_the_larger_one(photos: Path, tmp_path: Path) -> None:
     shards.from_images(photos, out=tmp_path / "whole", shard_size=10, quiet=True)
     assert bytes_of(tmp_path / "grown") == bytes_of(tmp_path / "whole")
     assert np.array_equal(GroupDataset(tmp_path / "grown", n=17).batch(range(17))[0], small)
+
+
+def test_a_damaged_marker_does_not_reach_the_manifest(photos: Path, tmp_path: Path) -> None:
+    shards.from_images(photos, out=tmp_path / "d", shard_size=20, quiet=True)
+    before = (tmp_path / "d/manifest.json").read_bytes()
+    path = tmp_path / "d/data/train-000001.done.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": "0" * 64}))
+    arguments = ["from-images", str(photos), "--out", str(tmp_path / "d"), "--shard-size", "20"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1 and f"{path} was altered" in result.stderr
+    assert "run the same shards from-images again" in result.stderr and result.stderr.count("\n") == 1
+    assert (tmp_path / "d/manifest.json").read_bytes() == before
 
 
 def test_a_changed_collection_is_another_dataset(photos: Path, tmp_path: Path) -> None:
@@ -254,6 +273,11 @@ def test_grey_levels_of_8_bits_stay_what_they_are(tmp_path: Path) -> None:
         (["--split", "val"], "'val' is not one of 'train', 'test', 'all'"),
         (["--seed", "-1"], "seed -1: give a whole number from 0 on"),
         (["--out", "{photos}"], "and is not a dataset: choose an empty or new folder"),
+        (
+            ["--out", "{photos}/packed"],
+            "lies inside {photos}, and would be taken for a class: choose a folder elsewhere",
+        ),
+        (["--out", "{photos}/../photos/ant/d"], "lies inside {photos}, and would be taken for a class"),
     ],
 )
 def test_wrong_requests_are_one_line(photos: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -261,7 +285,32 @@ def test_wrong_requests_are_one_line(photos: Path, tmp_path: Path, arguments: li
     result = CliRunner().invoke(main, ["from-images", str(photos), "--out", str(tmp_path / "d"), *given])
     assert result.exit_code == 2, result.output
     assert message.format(photos=photos) in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "d").exists() and sorted(path.name for path in photos.iterdir()) == sorted(COUNTS)
+
+
+@pytest.mark.parametrize("name", [".ipynb_checkpoints/9-checkpoint.png", "._00.png", "more/.cache/x.png"])
+def test_hidden_files_are_passed_over(photos: Path, tmp_path: Path, name: str) -> None:
+    before = list_image_folder(photos, split="all")[0]
+    path = photos / "ant" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"what a program keeps there")
+    (photos / ".trash").mkdir()
+    assert list_image_folder(photos, split="all")[0] == before
+    shards.from_images(photos, out=tmp_path / "d", quiet=True)
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(photos: Path, tmp_path: Path) -> None:
+    os.mkfifo(photos / "bee" / "pipe.png")
+    result = CliRunner().invoke(main, ["from-images", str(photos), "--out", str(tmp_path / "d")])
+    assert result.exit_code == 2 and f"{photos}/bee/pipe.png is no regular file: remove it" in result.stderr
     assert not (tmp_path / "d").exists()
+
+
+def test_a_class_whose_name_no_manifest_holds_is_refused(photos: Path, tmp_path: Path) -> None:
+    (photos / "cat").rename(os.fsdecode(os.fsencode(photos) + b"/caf\xe9"))
+    result = CliRunner().invoke(main, ["from-images", str(photos), "--out", str(tmp_path / "d")])
+    assert result.exit_code == 2 and "the class folder 'caf\\udce9' has no name in UTF-8: rename it" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1 and not (tmp_path / "d").exists()
 
 
 def test_no_folder_says_where_torchvision_s_come_from(tmp_path: Path) -> None:

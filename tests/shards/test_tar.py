@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from shards.tar import end_of_archive, make_index, member_header, padding
+from shards.errors import DamageError
+from shards.tar import end_of_archive, load_index, make_index, member_header, padding
 
 
 @pytest.mark.parametrize(("name", "size"), [("000000042.anchor.jpg", 1500), ("a" * 99, 8**11 - 1), ("x", 0)])
@@ -51,6 +53,26 @@ def test_whole_archives_equal_tarfile_and_the_index_finds_the_members() -> None:
     with tarfile.open(fileobj=io.BytesIO(ours)) as tar:
         found = [(member.offset_data, member.size) for member in tar]
     assert index[:, 1:].reshape(-1, 2).tolist() == [list(place) for place in found]
+
+
+@pytest.mark.parametrize("position", range(0, 128, 3))
+@pytest.mark.parametrize("bit", [0, 4, 6])
+def test_a_flipped_bit_in_an_index_s_header_is_damage_or_another_index(tmp_path: Path, position: int, bit: int) -> None:
+    index = make_index(np.arange(4), np.full((4, 3), 700))
+    np.save(tmp_path / "i.npy", index)
+    data = bytearray((tmp_path / "i.npy").read_bytes())
+    data[position] ^= 1 << bit
+    (tmp_path / "i.npy").write_bytes(data)
+    try:
+        assert np.array_equal(load_index(tmp_path / "i.npy", count=4, num_members=3), index)
+    except DamageError as error:
+        assert str(error).startswith(f"{tmp_path / 'i.npy'} ")
+
+
+def test_other_files_of_numpy_s_are_no_index(tmp_path: Path) -> None:
+    np.savez(tmp_path / "i.npz", make_index(np.arange(4), np.full((4, 3), 700)))
+    with pytest.raises(DamageError, match=r"i\.npz cannot be read"):
+        load_index(tmp_path / "i.npz", count=4, num_members=3)
 
 
 @pytest.mark.parametrize("offset", [0, 512, 9216, 9728, 10240])

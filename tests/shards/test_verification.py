@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards import GroupDataset, Manifest, Recipe, encode_image, verify
+from shards import DamageError, GroupDataset, Manifest, Recipe, encode_image, verify
 
 Build = Callable[..., Manifest]
 
@@ -46,6 +48,13 @@ def alter_index(dataset: Path) -> None:
     np.save(dataset / "data/train-000001.index.npy", index)
 
 
+def flip_bit_in_index(dataset: Path) -> None:
+    path = dataset / "data/train-000001.index.npy"
+    data = bytearray(path.read_bytes())
+    data[8] ^= 0x40  # the header's length
+    path.write_bytes(data)
+
+
 def alter_marker(dataset: Path) -> None:
     path = dataset / "data/train-000001.done.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": "0" * 64}))
@@ -77,6 +86,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, bool]] = {
     "empty checksums": (lambda d: os.truncate(d / "SHA256SUMS", 0), "line 1: '' is not a checksum", True),
     "missing card": (lambda d: (d / "README.md").unlink(), "README.md is missing", True),
     "altered timm table": (lambda d: alter(d / "_info.json", b"10", b"11"), "_info.json does not agree", True),
+    "altered name in a marker": (
+        lambda d: alter(d / "data/train-000001.done.json", b'"cat"', b'"cow"'),
+        "done.json does not agree with the manifest",
+        True,
+    ),
     "altered manifest": (lambda d: alter(d / "manifest.json", b'"cat"', b'"cow"'), "agree about manifest.json", True),
     "flipped byte after the end": (flip_byte_in_padding, "has sha256", False),
     "flipped byte in an image": (flip_byte_in_image, "000000005.anchor.jpg does not decode", False),
@@ -89,6 +103,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, bool]] = {
     "a class that is none": (lambda d: alter(d / TAR, b'"label":8', b'"label":7'), "label 7 is not a class", False),
     "another class's name": (lambda d: alter(d / TAR, b'"dog"', b'"cat"'), "class_name is 'cat', not 'dog'", False),
     "broken json": (lambda d: alter(d / TAR, b'{"class_name"', b'["class_name"'), "is not JSON", False),
+    "flipped bit in an index's header": (flip_bit_in_index, "index.npy cannot be read", False),
     "altered index": (alter_index, "index.npy does not agree with the tar, from group 000000006 on", False),
 }
 
@@ -116,6 +131,45 @@ def test_a_sound_dataset(shared_dataset: Path) -> None:
     assert report.ok and report.notes == ()
     assert (report.groups, report.images, report.shards) == (10, 20, 3)
     assert json.loads(json.dumps(report.to_json()))["ok"] is True
+
+
+def test_the_repair_can_be_pasted_into_a_shell(tmp_path: Path, build: Build) -> None:
+    dataset = tmp_path / "with space"
+    build(dataset, 10)
+    os.truncate(dataset / TAR, 0)
+    (problem,) = verify(dataset, fast=True).problems
+    command = problem.split("; ")[1].split(" and run ")[0]
+    subprocess.run(command, shell=True, check=True)
+    assert sorted(dataset.glob("data/train-000001.*")) == [] and len(list(dataset.glob("data/*"))) == 6
+    with pytest.raises(DamageError, match=f"shards verify '{dataset}' lists"):
+        GroupDataset(dataset).images(5)
+
+
+@pytest.mark.parametrize("is_vouched", [False, True], ids=["", "with its checksum"])
+def test_a_class_name_altered_in_the_manifest_is_one_defect_of_the_manifest(
+    dataset: Path, build: Build, is_vouched: bool
+) -> None:
+    path = dataset / "manifest.json"
+    before = path.read_bytes()
+    alter(path, b'"cat"', b'"cow"')
+    alter(path, b'"dog"', b'"fox"')
+    if is_vouched:
+        digests = [hashlib.sha256(text).hexdigest().encode() for text in (before, path.read_bytes())]
+        alter(dataset / "SHA256SUMS", *digests)
+    problems = [problem for problem in verify(dataset).problems if not problem.startswith("SHA256SUMS")]
+    assert problems == [
+        "manifest.json was altered: it names class 3 'cow', its shards 'cat', and 1 more differ; "
+        "run the same synthgen render again"
+    ]
+    build(dataset, 10)
+    assert path.read_bytes() == before and verify(dataset).ok
+
+
+def test_of_a_single_shard_the_manifest_with_its_checksum_is_believed(tmp_path: Path, build: Build) -> None:
+    build(tmp_path / "d", 4)
+    alter(tmp_path / "d/data/train-000000.done.json", b'"cat"', b'"cow"')
+    (problem,) = verify(tmp_path / "d").problems
+    assert problem.startswith("data/train-000000.done.json does not agree with the manifest; rm ")
 
 
 def test_all_problems_are_listed(dataset: Path) -> None:
@@ -148,8 +202,12 @@ def test_png_latents_and_missing_labels_are_checked_too(
     build(tmp_path / "d", 5, recipe=recipe(image={"size": 8, "format": "png"}, store_latents=True, classes=()))
     assert verify(tmp_path / "d").ok
     alter(tmp_path / "d/data/train-000000.tar", b"NUMPY", b"NUMPX")
+    alter(tmp_path / "d/data/train-000000.tar", b"NUMPY\x01\x00\x76", b"NUMPY\x01\x00\x36")  # the next group's
     alter(tmp_path / "d/data/train-000000.tar", b"IDAT", b"IDAX")
     problems = verify(tmp_path / "d").problems
+    assert any("000000001.latents.npy cannot be read" in problem for problem in problems)
+    with pytest.raises(DamageError, match=r"000000001\.latents\.npy .*cannot be read"):
+        GroupDataset(tmp_path / "d").latents(1)
     assert any("000000000.latents.npy cannot be read" in problem for problem in problems)
     assert any("000000000.anchor.png does not decode" in problem for problem in problems)
 

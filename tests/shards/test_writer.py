@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,11 +25,13 @@ from shards import (
     ShardWriter,
     completed_shards,
     finish_dataset,
+    load_manifest,
     lock_dataset,
     scan_markers,
+    verify,
 )
 from shards.atomic import temporary_path
-from shards.folder import share_dataset
+from shards.folder import restore_files, share_dataset
 from shards.work import WorkPlan
 
 RENDER = RenderSettings(batch_size=4, dtype="float32")
@@ -176,6 +180,85 @@ def test_a_broken_marker_is_damage_with_a_repair(dataset: Path, recipe: MakeReci
     (dataset / "data/train-000001.done.json").write_text("{")
     with pytest.raises(DamageError, match="delete this file"):
         completed(dataset, recipe())
+
+
+def alter_marker(dataset: Path, index: int, **fields: Any) -> Path:
+    path = dataset / f"data/train-00000{index}.done.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    return path
+
+
+@pytest.mark.parametrize("fields", [{"sha256": "0" * 64}, {"count": 3}, {"class_names": {"3": "cow", "5": "dog"}}])
+def test_a_marker_that_the_manifest_gives_the_lie_to_does_not_reach_it(
+    dataset: Path, build: Build, recipe: MakeRecipe, fields: dict[str, Any]
+) -> None:
+    before = hashes(dataset)
+    path = alter_marker(dataset, 1, **fields)
+    message = rf"{path} was altered.* rm {dataset}/data/train-000001\.\* and run the same synthgen render again"
+    for step in (
+        lambda: completed(dataset, recipe()),
+        lambda: finish_dataset(dataset, num_groups=10, shard_size=4),
+        lambda: restore_files(dataset),
+        lambda: build(dataset, 14),
+    ):
+        with pytest.raises(DamageError, match=message):
+            step()
+    assert hashes(dataset) == before
+    for file in dataset.glob("data/train-000001.*"):
+        file.unlink()
+    build(dataset, 10)
+    assert hashes(dataset) == before
+
+
+def test_a_shard_that_was_lost_may_come_back_with_other_bytes(
+    dataset: Path, build: Build, recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another device gives them: whoever is killed between the shard and the manifest goes on, too."""
+    for file in dataset.glob("data/train-000001.*"):
+        file.unlink()
+    module = sys.modules[build.__module__]
+    draw = module.draw_pixels
+    monkeypatch.setattr(module, "draw_pixels", lambda index, image, size: 255 - draw(index, image, size))
+    module.write_shard(dataset, recipe(), 1, 4, 4)
+    assert completed(dataset, recipe()) == [0, 1, 2]
+    old = load_manifest(dataset).shards[1]
+    assert build(dataset, 10).shards[1].sha256 != old.sha256 and verify(dataset).ok
+
+
+@pytest.mark.parametrize("with_manifest", [True, False])
+@pytest.mark.parametrize(
+    ("index", "fields", "difference"),
+    [
+        (0, {"first": 1}, "first: 1 in the folder, 0 asked for"),
+        (1, {"first": 5}, "shard_size: 5 in the folder, 4 asked for"),
+        (2, {"first": 9}, "first: 9 in the folder, 8 asked for"),
+        (1, {"count": 9}, "shard_size: 9 in the folder, 4 asked for"),
+        (1, None, "seed: 1 in the folder, 0 asked for"),
+    ],
+)
+def test_one_marker_astray_is_named_and_not_taken_for_another_dataset(
+    dataset: Path,
+    tmp_path: Path,
+    build: Build,
+    recipe: MakeRecipe,
+    with_manifest: bool,
+    index: int,
+    fields: dict[str, Any] | None,
+    difference: str,
+) -> None:
+    if not with_manifest:
+        (dataset / "manifest.json").unlink()
+    if fields is None:
+        build(tmp_path / "other", 10, recipe=recipe(seed=1))
+        for file in (tmp_path / "other/data").glob(f"train-00000{index}.*"):
+            shutil.copy(file, dataset / "data")
+    path = alter_marker(dataset, index, **(fields or {}))
+    with pytest.raises(DamageError) as raised:
+        completed(dataset, recipe())
+    assert str(raised.value).startswith(f"{path} is damaged or of another dataset: {difference}, ")
+    assert str(raised.value).endswith(
+        f"; rm {dataset}/data/train-00000{index}.* and run the same synthgen render again"
+    )
 
 
 def test_a_dataset_is_not_finished_while_shards_are_missing(dataset: Path) -> None:

@@ -163,6 +163,17 @@ def test_a_damaged_manifest_is_exit_code_one(run: Run, rendered_folder: Path, tm
     refused(run(), "manifest.json", "altered", exit_code=1)
 
 
+def test_a_damaged_marker_of_an_unfinished_render_is_named(run: Run, tmp_path: Path) -> None:
+    assert run("--shard-size=10").exit_code == 0
+    (tmp_path / "d/manifest.json").unlink()
+    path = tmp_path / "d/data/train-000001.done.json"
+    path.write_text(path.read_text().replace('"first":10', '"first":11'))
+    refused(run(), f"{path} is damaged or of another dataset", "rm ", "run the same synthgen render again", exit_code=1)
+    for file in (tmp_path / "d/data").glob("train-000001.*"):
+        file.unlink()
+    assert run().exit_code == 0 and len(load_manifest(tmp_path / "d").shards) == 4
+
+
 def test_a_disk_that_is_too_small_is_seen_before_the_first_group(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

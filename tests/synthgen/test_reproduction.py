@@ -209,6 +209,9 @@ def test_mistakes_are_one_line(
 
     of_photographs = copy_manifest(recipe=photographs, recipe_id=Recipe.from_json(photographs).id)
     refused(out, f"--from={of_photographs}", words="no generator made these images (collection cifar10)")
+    without_policy = json.loads((original / "manifest.json").read_text())["recipe"] | {"views": [{}]}
+    nameless = copy_manifest(recipe=without_policy, recipe_id=Recipe.from_json(without_policy).id)
+    refused(out, f"--from={nameless}", words="names no policy")
     assert not (tmp_path / "d").exists()
     synthgen.render(n=20, out=tmp_path / "d", weights=tiny_weights, devices="cpu", quiet=True)
     refused(out, f"--from={original}", words="holds 20 groups")
@@ -228,7 +231,7 @@ def test_a_manifest_in_pieces_is_to_be_fetched_anew(tmp_path: Path) -> None:
     (tmp_path / "theirs.json").write_text("{")
     result = run(f"--from={tmp_path / 'theirs.json'}", f"--out={tmp_path / 'd'}")
     assert result.exit_code == 1 and not (tmp_path / "d").exists()
-    assert "theirs.json is not JSON" in result.stderr and "get the file anew from where it came" in result.stderr
+    assert "theirs.json: it is not JSON" in result.stderr and "get the file anew from where it came" in result.stderr
 
 
 def test_another_configuration_is_refused_by_name(original: Path, tiny_weights: Path, tmp_path: Path) -> None:

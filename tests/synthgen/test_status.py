@@ -79,6 +79,27 @@ def test_from_nothing_to_a_finished_dataset(render_task: Task, out: Path) -> Non
     assert not (out / ".work").exists()
 
 
+@pytest.mark.parametrize("with_plan", [False, True])
+def test_tars_that_were_lost_or_cut_are_counted(render_task: Task, out: Path, with_plan: bool) -> None:
+    manifest = render_task()
+    (out / "data/train-000001.tar").unlink()
+    os.truncate(out / "data/train-000003.tar", 0)
+    with open(out / "data/train-000005.tar", "ab") as file:
+        file.write(b"more")
+    if with_plan:
+        plan = {"recipe_id": manifest.recipe.id, "render": manifest.render, "num_groups": 110, "shard_size": 20}
+        begin_work(out, WorkPlan(**plan))
+    state = synthgen.status(out)
+    assert (state.state, state.tars_damaged, state.shards_done, state.groups_done) == ("stopped", 3, 3, 60)
+    said = CliRunner().invoke(main, ["status", str(out)]).stdout
+    assert "shards    3 of 6 done, 0 in progress, 3 to do\n" in said
+    assert "damaged   3 tars missing or of another size: the same command again makes them anew" in said
+    assert json.loads(CliRunner().invoke(main, ["status", str(out), "--json"]).stdout)["tars_damaged"] == 3
+    render_task()
+    state = synthgen.status(out)
+    assert (state.state, state.tars_damaged) == ("finished", 0)
+
+
 def test_a_job_that_has_only_begun_is_running(out: Path) -> None:
     plan = WorkPlan(
         recipe_id="0" * 64, render=RenderSettings(batch_size=10, dtype="float32"), num_groups=110, shard_size=20

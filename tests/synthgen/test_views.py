@@ -132,6 +132,21 @@ def test_a_recipe_entry_cannot_name_a_file(vectors: Callable[..., VectorSet]) ->
             policy_from_recipe({"policy": policy, kind: path})
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({}, "names no policy"),
+        ({"policy": 1}, "names no policy"),
+        ({"policy": "mixture"}, "a mixture without weights"),
+        ({"policy": "mixture", "weights": [0.5, 0.5], "components": 1}, "a mixture without components"),
+        ({"policy": "mixture", "weights": [0.5, 0.5], "components": [1, 1]}, "views: 1 names no policy"),
+    ],
+)
+def test_a_recipe_entry_that_no_render_writes_is_named(entry: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        policy_from_recipe(entry)
+
+
 def test_wrong_policies_are_named() -> None:
     with pytest.raises(ValueError, match="no view policy 'spiral': choose one of gaussian, independent"):
         make_policy("spiral")
