@@ -20,7 +20,7 @@ import numpy as np
 from shards.canonical import JSON
 from shards.codec import default_subsampling, encode_image
 from shards.folder import finish_dataset, lock_dataset
-from shards.manifest import Manifest
+from shards.manifest import MANIFEST_NAME, Manifest, load_manifest
 from shards.markers import completed_shards
 from shards.pictures import SPLITS, Pictures, fit_image, open_pictures, rank_within_class
 from shards.progress import Progress
@@ -86,7 +86,9 @@ def from_images(
     order = balanced_order(pictures.labels, seed=seed)
     with lock_dataset(directory):
         done = completed_shards(directory, recipe=recipe, render=NO_RENDER, shard_size=shard_size)
-        missing = []
+        num_asked, missing = num_groups, []
+        if (directory / MANIFEST_NAME).exists():
+            num_groups = max(num_asked, load_manifest(directory).num_groups)
         for index in range(-(-num_groups // shard_size)):
             first, last = index * shard_size, min((index + 1) * shard_size, num_groups)
             if index not in done or done[index].count < last - first:
@@ -94,13 +96,14 @@ def from_images(
         num_missing = sum(len(rows) for _, rows in missing)
         _check_disk(directory, num_missing, side)
         initial = num_groups - num_missing
-        with (
-            Progress(total=num_groups, unit="images", label="packing", initial=initial, quiet=quiet) as progress,
-            ThreadPoolExecutor(thread_name_prefix="encode") as pool,
-        ):
-            for index, rows in missing:
-                _pack_shard(directory, recipe, pictures, pool, index, index * shard_size, rows)
-                progress.advance(len(rows))
+        progress = Progress(total=num_groups, unit="images", label="packing", initial=initial, quiet=quiet)
+        if num_groups > num_asked:
+            progress.note(f"{directory} holds {num_groups} groups: the first {num_asked} are what was asked for")
+        if missing:
+            with progress, ThreadPoolExecutor(thread_name_prefix="encode") as pool:
+                for index, rows in missing:
+                    _pack_shard(directory, recipe, pictures, pool, index, index * shard_size, rows)
+                    progress.advance(len(rows))
         return finish_dataset(directory, num_groups=num_groups, shard_size=shard_size)
 
 

@@ -189,6 +189,17 @@ def test_killed_and_resumed_is_the_same_bytes(photos: Path, tmp_path: Path) -> N
     assert {name: (tmp_path / "killed" / "data" / name).stat().st_mtime_ns for name in markers} == times
 
 
+def test_fewer_than_it_holds_are_its_beginning(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = shards.from_images(photos, out=tmp_path / "d", n=17, shard_size=10, quiet=True)
+    before = {path: path.read_bytes() for path in (tmp_path / "d").rglob("*") if path.is_file()}
+    assert shards.from_images(photos, out=tmp_path / "d", n=5, shard_size=10) == whole
+    said = capsys.readouterr().err
+    assert said.endswith("holds 17 groups: the first 5 are what was asked for\n") and said.count("\n") == 1
+    assert {path: path.read_bytes() for path in (tmp_path / "d").rglob("*") if path.is_file()} == before
+
+
 def test_grown_it_is_the_larger_one(photos: Path, tmp_path: Path) -> None:
     shards.from_images(photos, out=tmp_path / "grown", n=17, shard_size=10, quiet=True)
     small = GroupDataset(tmp_path / "grown").batch(range(17))[0]
