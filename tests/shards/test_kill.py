@@ -88,7 +88,7 @@ with lock_dataset(folder), ShardWriter(
     left = [path.name for path in (tmp_path / "d/data").iterdir()]
     assert len(left) == 1 and left[0].startswith(".train-000000.tar.") and left[0].endswith(".tmp")
     assert completed_shards(tmp_path / "d", recipe=recipe(), render=RENDER, shard_size=4) == {}
-    with pytest.raises(ValueError, match="it was not finished; run the command that makes it again"):
+    with pytest.raises(ValueError, match="it was not finished; run the same synthgen render"):
         GroupDataset(tmp_path / "d")
     build(tmp_path / "d", 6)
     assert verify(tmp_path / "d").ok and not list((tmp_path / "d").rglob("*.tmp"))

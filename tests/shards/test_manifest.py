@@ -239,7 +239,7 @@ def test_a_later_format_asks_for_an_update(dataset: Path) -> None:
 
 def test_no_manifest_says_what_to_do(dataset: Path, tmp_path: Path) -> None:
     (dataset / "manifest.json").unlink()
-    with pytest.raises(ValueError, match="run the command that makes it again"):
+    with pytest.raises(ValueError, match="run the same synthgen render"):
         load_manifest(dataset)
     with pytest.raises(ValueError, match="not a dataset"):
         load_manifest(tmp_path)
