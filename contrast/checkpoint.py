@@ -13,6 +13,7 @@ import io
 import math
 import pickle
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ FORMAT = 1
 _PARTS = {"config": dict, "step": int, "loss": float, "encoder": Mapping, "head": Mapping, "optimizer": dict}
 _UNREADABLE = (
     zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, NotImplementedError,
-    ValueError, KeyError, IndexError, TypeError, AttributeError,
+    ValueError, KeyError, IndexError, TypeError, AttributeError, zlib.error,
 )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ from shards.atomic import write_atomically
 from shards.errors import DamageError
 from shards.pictures import CIFAR10_CLASS_NAMES
 from shards.quantities import format_bytes
+from shards.tar import parse_array
 
 CIFAR10_SHA256 = {
     "train-images": "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
@@ -81,9 +82,11 @@ def cifar10(*, out: str | Path | None = None, connect_seconds: float = 10.0, not
         ValueError: neither source can be reached, or the disk is too full.
     """
     out = default_folder() if out is None else Path(out)
-    _check_folder(out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: choose a folder")
     if _is_complete(out):
         return Fetched(folder=str(out), source="already there")
+    _check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     free_bytes = shutil.disk_usage(out).free
     if free_bytes < NEEDED_BYTES:
@@ -137,10 +140,10 @@ def load_cifar10(folder: Path, *, split: str) -> LabelledImages:
     for name in (f"{split}-images", f"{split}-labels"):
         path = folder / f"{name}.npy"
         try:
-            arrays[name] = np.load(path, allow_pickle=False)
+            arrays[name] = parse_array(path.read_bytes())
         except FileNotFoundError:
             raise ValueError(f"no CIFAR-10 in {folder}: run contrast data cifar10 --out {folder}") from None
-        except (ValueError, EOFError) as error:
+        except ValueError as error:
             raise DamageError(
                 f"{path} cannot be read: remove it and run contrast data cifar10 --out {folder}"
             ) from error
@@ -234,8 +237,6 @@ def _member(tar: tarfile.TarFile, name: str) -> bytes:
 
 def _check_folder(folder: Path) -> None:
     """A folder of other things would be taken for CIFAR-10 from then on."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: choose a folder")
     own = {f"{name}.npy" for name in CIFAR10_SHA256}
     if folder.is_dir():
         for path in sorted(folder.iterdir()):

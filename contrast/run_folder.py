@@ -48,12 +48,17 @@ class TrainedOn:
     """Class id, as text, to name."""
     anchors_id: str | None = None
     """See `hash_anchors`."""
+    latents_id: str | None = None
+    """See `hash_latents`."""
     content_sha256: str | None = None
     """See `content_of`."""
     mixed_recipe_id: str | None = None
     """Recipe of the real images in the batches, where there are any."""
     mixed_num_groups: int | None = None
     mixed_anchors_id: str | None = None
+    mixed_latents_id: str | None = None
+    mixed_seed: int | None = None
+    """Of the real images' order. Runs of a version that took another one are not gone on with."""
     mixed_content_sha256: str | None = None
     split: str | None = None
     """See `split_of`."""
@@ -90,6 +95,8 @@ class TrainedOn:
             recipe_id=self.recipe_id,
             num_groups=self.num_groups,
             anchors_id=self.anchors_id,
+            latents_id=self.latents_id,
+            classes=frozenset(int(label) for label in self.class_names),
             content_sha256=self.content_sha256,
             split=self.split,
         )
@@ -99,6 +106,8 @@ class TrainedOn:
             recipe_id=self.mixed_recipe_id,
             num_groups=self.mixed_num_groups or 0,
             anchors_id=self.mixed_anchors_id,
+            latents_id=self.mixed_latents_id,
+            classes=frozenset(),
             content_sha256=self.mixed_content_sha256,
             split=self.mixed_split,
         )
@@ -112,21 +121,35 @@ class SeenGroups:
     recipe_id: str
     num_groups: int
     anchors_id: str | None
+    latents_id: str | None
+    classes: frozenset[int]
+    """Class ids; of images without classes, and where they are not known, none."""
     content_sha256: str | None
     split: str | None
 
 
 STREAMED = ("shard_size", "num_processes")
 """Fields of TrainedOn that streamed runs alone have; those of earlier versions lack them."""
-DERIVED = ("anchors_id", "content_sha256", "split", "mixed_anchors_id", "mixed_content_sha256", "mixed_split")
+DERIVED = (
+    "anchors_id", "latents_id", "content_sha256", "split",
+    "mixed_anchors_id", "mixed_latents_id", "mixed_content_sha256", "mixed_split",
+)  # fmt: skip
 """Fields of TrainedOn that follow from the recipes; runs of earlier versions lack them."""
 
 
 def hash_anchors(recipe: Recipe) -> str:
-    """sha256 (hex) of what decides the anchor of group i, given its label: views and codec do not, nor do the classes.
+    """sha256 (hex) of what decides the anchor of group i: datasets that differ in views or codec alone have the same.
 
-    The recipe ids of such datasets differ, but whoever was trained on one of them has seen anchors of the other: all
-    of them, or with other classes those that have the same label in both.
+    Their recipe ids differ, but whoever was trained on one of them has seen the anchors of the other.
+    """
+    deciding = {"source": recipe.source, "classes": list(recipe.classes), "seed": recipe.seed}
+    return hashlib.sha256(canonical_json(normalised_numbers(deciding)).encode()).hexdigest()
+
+
+def hash_latents(recipe: Recipe) -> str:
+    """sha256 (hex) of what decides the anchor of group i beside its label.
+
+    Datasets of other classes, or of other class weights, have the same anchors wherever their labels agree.
     """
     source = {name: value for name, value in recipe.source.items() if name != "class_weights"}
     deciding = {"source": source, "seed": recipe.seed}

@@ -46,6 +46,7 @@ from shards.quantities import format_count
 from shards.stream import open_dataset
 
 _MORE_ROOM = "free some of it, use a smaller --batch-size or encoder, or learn from a batch in parts with --accumulate"
+_STOPPING = "stopping after the next record, to keep what was learnt; Ctrl-C again stops at once"
 
 
 def train_encoder(
@@ -171,9 +172,9 @@ def run_steps(
         meter = Meter(device, images_per_step=num_images)
         last_saved = meter.started
         incoming = stack.enter_context(closing(batches.steps(first_step, config.steps)))
-        stopping, interrupted = False, _never
+        interrupted = _never
         if place.world_size == 1:  # several processes would stop at different steps, and wait for each other
-            interrupted = stack.enter_context(postponed_interrupt())
+            interrupted = stack.enter_context(postponed_interrupt(_STOPPING))
         for step in range(first_step, config.steps):
             with meter.waiting():
                 batch = next(incoming)
@@ -200,9 +201,6 @@ def run_steps(
             meter.add_step(step_loss)
 
             done = step + 1
-            if interrupted() and not stopping:
-                stopping = True
-                progress.note("stopping after the next record, to keep what was learnt; Ctrl-C again stops at once")
             if done % options.log_every and done != config.steps:
                 progress.advance(1)
                 continue
@@ -234,11 +232,12 @@ def run_steps(
                 }
             )
             is_due = time.perf_counter() - last_saved >= options.checkpoint_seconds
+            stopping = interrupted()
             if is_due or stopping or done == config.steps:
                 save_run(run, record, network, optimizer, step=done, loss=figures.loss)
                 last_saved = time.perf_counter()
-            if stopping and done < config.steps:
-                raise KeyboardInterrupt
+            if stopping:
+                break  # a KeyboardInterrupt once the context ends
 
     seconds = time.perf_counter() - meter.started
     return dataclasses.replace(

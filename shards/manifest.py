@@ -210,7 +210,8 @@ def _why_no_manifest(directory: Path) -> str:
         return f"no folder {directory}: check the path"
     if not (directory / DATA_FOLDER).is_dir():
         return f"no manifest.json in {directory}: it is not a dataset; give a folder that synthgen render wrote to"
-    return f"no manifest.json in {directory}: it was not finished; run the same synthgen render (or shards from-images) again"
+    again = "run the same synthgen render (or shards from-images) again"
+    return f"no manifest.json in {directory}: it was not finished; {again}"
 
 
 def check_format(data: Mapping[str, JSON], what: str) -> None:

@@ -60,12 +60,15 @@ def cached_features(
         try:
             with zipfile.ZipFile(path) as archive:
                 return np.load(io.BytesIO(archive.read("features.npy")), allow_pickle=False)
-        except (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError, RuntimeError):
-            pass  # a damaged copy of something that can be computed again
+        except Exception as error:  # zipfile says many things about a damaged copy of what can be computed again
+            if isinstance(error, MemoryError):
+                raise
     features = extract_features(encoder, images.pixels, device=device, precision=precision)
     buffer = io.BytesIO()
     np.savez(buffer, features=features)
     folder.mkdir(parents=True, exist_ok=True)
+    for earlier in folder.glob("*.npy"):  # of versions before this format: nobody reads it any more
+        earlier.unlink(missing_ok=True)
     write_atomically(path, buffer.getvalue())
     return features
 

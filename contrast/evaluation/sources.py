@@ -152,7 +152,7 @@ def _first_test_index(dataset: GroupDataset, trained_on: TrainedOn | None, *, ho
             f"{dataset.directory}: the encoder was trained on all of its {length} groups"
             + (", or on the same images in another order" if is_real else "")
             + ", so none is left to test on; "
-            + ("pack images that it has not seen" if is_real else "render more groups")
+            + ("pack images that it has not seen" if is_real else "render more groups, or some with another --seed")
             + ", or train with a smaller --n"
         )
     if not hold_out:

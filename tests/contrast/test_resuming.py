@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,6 @@ import torch
 import contrast
 from contrast.augment import AugmentConfig
 from contrast.config import TrainConfig
-from contrast.interrupts import postponed_interrupt
 from contrast.run_folder import DERIVED, STREAMED, open_run, read_run
 from contrast.run_options import RunOptions
 from contrast.runlog import read_metrics
@@ -82,46 +78,6 @@ def test_killed_and_resumed_is_the_run_that_was_not(jobs: dict[str, dict[str, An
     assert without_speed(killed) == without_speed(tmp_path / "whole"), "every step once"
     environments = json.loads((killed / "environment.json").read_text())
     assert [entry["first_step"] for entry in environments] == [0, 4]
-
-
-def test_ctrl_c_keeps_what_was_learnt(jobs: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    """Long before a checkpoint is due: the run goes on to its next record, writes one and ends."""
-    shards = next(iter(jobs.values()))["shards"]
-    command = [sys.executable, "-m", "contrast", "train", "--shards", shards, "--out", str(tmp_path / "run")]
-    command += ["--steps", "5000", "--batch-size", "12", "--device", "cpu", "--threads", "1", "--seed", "3"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None:
-        os.sched_yield()
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate()
-    assert process.returncode == 130, said
-    assert "stopping after the next record, to keep what was learnt; Ctrl-C again stops at once" in said
-    assert said.strip().splitlines()[-1].startswith("Error: stopped by Ctrl-C: what is finished is kept")
-    step = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"]
-    assert 0 < step < 5000 and read_metrics(tmp_path / "run")[-1]["step"] == step and step % 10 == 0
-
-
-def test_a_second_ctrl_c_stops_at_once() -> None:
-    with postponed_interrupt() as interrupted:
-        assert not interrupted()
-        signal.raise_signal(signal.SIGINT)
-        assert interrupted()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    with postponed_interrupt():
-        pass
-    with pytest.raises(KeyboardInterrupt):  # and afterwards it is what it was
-        signal.raise_signal(signal.SIGINT)
-
-
-def test_another_thread_leaves_ctrl_c_alone() -> None:
-    def look() -> bool:
-        with postponed_interrupt() as interrupted:
-            return interrupted() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-
-    with ThreadPoolExecutor() as pool:
-        assert pool.submit(look).result() is False
 
 
 def test_a_streamed_run_keeps_the_shard_size_and_the_processes_that_it_began_with(

@@ -21,7 +21,7 @@ from contrast.evaluation.groups import load_groups
 from contrast.evaluation.overlap import find_copies
 from contrast.evaluation.sources import load_pair
 from contrast.images import LabelledImages
-from contrast.run_folder import RunRecord, TrainedOn, hash_anchors, open_run, read_run
+from contrast.run_folder import RunRecord, TrainedOn, hash_anchors, hash_latents, open_run, read_run
 from shards.dataset import GroupDataset
 from shards.errors import DamageError
 
@@ -171,8 +171,20 @@ def test_anchors_seen_in_a_dataset_with_other_views_or_classes_are_not_tested_on
         class_names={},
         anchors_id=hash_anchors(other.manifest.recipe),
     )
+    record = dataclasses.replace(
+        record,
+        latents_id=hash_latents(other.manifest.recipe),
+        class_names={str(label): name for label, name in other.class_names.items()},
+    )
     train, test = load_pair(str(groups), image_size=16, trained_on=record)
     assert (len(train), len(test)) == (90, 6)
+    rest = tuple({0, 1, 2, 3} - set(other.classes)) or (7, 8)
+    of_others = dataclasses.replace(record, class_names={str(label): "x" for label in rest})
+    if "classes" in settings:  # it has seen none of the classes that are tested on
+        only = make_groups(classes=(0, 1), num_groups=40)
+        assert len(load_pair(str(only), image_size=16, trained_on=of_others)[1]) == 8
+        with pytest.raises(ValueError, match="render more groups, or some with another --seed"):
+            load_pair(str(only), image_size=16, trained_on=record)
     fresh = make_groups(seed=1)
     assert len(load_pair(str(fresh), image_size=16, trained_on=record)[1]) == 19
 
