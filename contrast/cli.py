@@ -84,7 +84,7 @@ def main() -> None:
     default="both",
     show_default=True,
     help="both: anchor and views, augmented; tx: the anchor alone, augmented; tz: anchor and views as they are; "
-    "shuffled: views of another group, the control that must fail.",
+    "shuffled: one view of each of the next groups, the control that must fail.",
 )
 @click.option("--mix", help="real=DIR:SHARE: a share of every batch is real images, of another dataset in shards.")
 @click.option(

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from shards.errors import DamageError
     from shards.folder import finish_dataset, lock_dataset
     from shards.manifest import Manifest, ShardRecord, load_manifest
-    from shards.markers import Marker, completed_shards, scan_markers
+    from shards.markers import Marker, scan_markers
     from shards.packing import from_images
     from shards.recipe import Recipe, RenderSettings
     from shards.remote import RemoteDataset
     from shards.sheet import preview
     from shards.stream import open_dataset, stream_groups
     from shards.summary import info
+    from shards.survey import completed_shards
     from shards.verification import verify
     from shards.writer import ShardWriter
 
@@ -41,7 +42,7 @@ _MODULES = {
     "RenderSettings": "recipe",
     "ShardRecord": "manifest",
     "ShardWriter": "writer",
-    "completed_shards": "markers",
+    "completed_shards": "survey",
     "decode_image": "codec",
     "default_subsampling": "codec",
     "encode_image": "codec",

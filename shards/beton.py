@@ -271,11 +271,13 @@ def _check_out(out: Path, directory: Path) -> None:
     record = record_path(out)
     if os.path.lexists(out) and not record.exists():
         raise ValueError(f"{out} is there, and no file of shards to-ffcv: choose another name, or remove it first")
-    if record.exists() and not os.path.lexists(out):
+    if record.exists():
         try:
             _parse_record(record)
         except (ValueError, DamageError) as error:
-            raise ValueError(f"{record} is there, and no record of {out}: choose another name") from error
+            raise ValueError(
+                f"{record} is no record of an FFCV file: choose another name, or remove it first"
+            ) from error
 
 
 def _write(dataset: GroupDataset, path: Path, mode: str, progress: Progress) -> None:

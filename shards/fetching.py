@@ -30,7 +30,11 @@ _CLIENT_OPTIONS = (
     "timeout", "connect_timeout", "read_timeout",
 )  # fmt: skip
 _CHUNK_BYTES = 1 << 20
-_ASKS_FOR_CREDENTIALS = re.compile(r"169\.254\.169\.254|\b40[13]\b|credential|forbidden|unauthorized", re.IGNORECASE)
+_ASKS_FOR_CREDENTIALS = re.compile(
+    r"//169\.254\.169\.254/|\b401 Unauthorized|\b403 Forbidden|\b40[13] Client Error|\b40[13], message=|"
+    r"AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch"
+)
+"""What obstore, aiohttp and the hub say; the first is where AWS's own machines get their credentials."""
 _LOCAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # clients pass them on without the file's name
 _pids_of_object_stores: set[int] = set()
 

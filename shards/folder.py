@@ -20,7 +20,8 @@ from shards.card import CARD_NAME, CHECKSUMS_NAME, TIMM_INFO_NAME, card_text, ch
 from shards.claims import is_done, remove_claims
 from shards.locks import read_holder, try_lock, write_holder
 from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, load_manifest, manifest_bytes
-from shards.markers import Marker, check_markers, is_complete, marker_path, scan_markers
+from shards.markers import Marker, is_complete, marker_path, scan_markers
+from shards.survey import check_markers
 from shards.turns import turn
 from shards.work import WorkPlan, begin_work, end_work, join_work, read_plan
 

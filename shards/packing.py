@@ -21,12 +21,12 @@ from shards.canonical import JSON
 from shards.codec import default_subsampling, encode_image
 from shards.folder import finish_dataset, lock_dataset
 from shards.manifest import MANIFEST_NAME, Manifest, load_manifest
-from shards.markers import completed_shards
-from shards.pictures import SPLITS, Pictures, fit_image, open_pictures, rank_within_class
+from shards.pictures import SPLITS, Pictures, class_roots, fit_image, open_pictures, rank_within_class
 from shards.progress import Progress
 from shards.quantities import format_bytes, parse_count
 from shards.randomness import random_words
 from shards.recipe import Recipe, RenderSettings
+from shards.survey import completed_shards
 from shards.writer import ShardWriter
 
 JPEG_QUALITY = 95
@@ -65,7 +65,7 @@ def from_images(
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
-    if Path(source).resolve() in Path(out).resolve().parents:
+    if any(root.resolve() in Path(out).resolve().parents for root in class_roots(Path(source))):
         raise ValueError(f"--out {out} lies inside {source}, and would be taken for a class: choose a folder elsewhere")
     if shard_size < 1:
         raise ValueError(f"shard size {shard_size}: give a whole number above 0")

@@ -97,10 +97,9 @@ def list_image_folder(folder: Path, *, split: str) -> tuple[list[Path], np.ndarr
         ValueError: there are fewer than two classes, an empty one, a name that is not UTF-8, what is no file, or
             nothing to hold out.
     """
-    test_folder = next((name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
-    has_split = test_folder is not None and (folder / "train").is_dir()
-    if not has_split:
-        files, labels, class_names = _list_classes([folder])
+    roots = class_roots(folder)
+    if len(roots) == 1:
+        files, labels, class_names = _list_classes(roots)
         if split == "all":
             return files, labels, class_names
         is_test = rank_within_class(labels) % FOLDER_TEST_EVERY == FOLDER_TEST_EVERY - 1
@@ -108,8 +107,15 @@ def list_image_folder(folder: Path, *, split: str) -> tuple[list[Path], np.ndarr
         if len(chosen) == 0:
             raise ValueError(f"{folder}: {FOLDER_TEST_EVERY} images of a class are needed to hold one of them out")
         return [files[row] for row in chosen], labels[chosen], class_names
-    roots = {"train": [folder / "train"], "test": [folder / str(test_folder)]}
-    return _list_classes(roots[split] if split != "all" else [*roots["train"], *roots["test"]])
+    return _list_classes(roots if split == "all" else [roots[split == "test"]])
+
+
+def class_roots(folder: Path) -> list[Path]:
+    """Where the folders of the classes lie: in its train/ and test/ (or val/), else in the folder itself."""
+    test_folder = next((name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
+    if test_folder is None or not (folder / "train").is_dir():
+        return [folder]
+    return [folder / "train", folder / test_folder]
 
 
 def _read_size(path: Path) -> tuple[int, int]:

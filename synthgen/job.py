@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from shards.canonical import first_difference
 from shards.codec import default_subsampling
 from shards.manifest import MANIFEST_NAME, Manifest, load_manifest
-from shards.markers import completed_shards, scan_markers
+from shards.markers import scan_markers
 from shards.quantities import format_bytes
 from shards.recipe import Recipe, RenderSettings
+from shards.survey import completed_shards
 from shards.work import WorkPlan, read_plan
 from synthgen.adapters import GENERATORS, load_generator
 from synthgen.class_weights import parse_class_weights
@@ -262,6 +263,7 @@ def _stored_settings(directory: Path) -> tuple[RenderSettings | None, int | None
     markers = scan_markers(directory)
     sizes = Counter(marker.first // index for index, marker in markers.items() if index > 0)
     plan = read_plan(directory)
-    render = next((marker.render for marker in markers.values()), None)
-    # The most common size: one marker may be damaged.
+    renders = Counter(marker.render for marker in markers.values())
+    # The most common of each: one marker may be damaged.
+    render = renders.most_common(1)[0][0] if renders else None
     return render, sizes.most_common(1)[0][0] if sizes else plan.shard_size if plan and markers else None

@@ -15,7 +15,7 @@ from shards.canonical import JSON
 from shards.claims import Claim, read_claims
 from shards.folder import lock_holder
 from shards.manifest import MANIFEST_NAME, Manifest, load_manifest
-from shards.markers import has_whole_tar, is_complete, scan_markers
+from shards.markers import has_whole_tar, is_complete, scan_markers, tar_path
 from shards.quantities import format_seconds, format_things
 from shards.work import Failure, read_failures, read_plan
 
@@ -42,7 +42,7 @@ class Status:
     shards_missing: int
     """Neither done nor in progress."""
     tars_damaged: int
-    """Tars that are missing or of another size than their markers say; the shards are not done, then."""
+    """Tars that are missing or of another size than was written; the shards are not done, then."""
     workers: int
     groups_per_second: float | None
     """Sum over the workers; None where none of them has told yet."""
@@ -160,10 +160,8 @@ def status(directory: str | Path) -> Status:
 
 
 def _after_the_end(directory: Path, manifest: Manifest) -> Status:
-    """Of a dataset that was finished: it still is, unless a shard was lost or cut since."""
-    markers = scan_markers(directory)
-    whole = {index for index, marker in markers.items() if has_whole_tar(directory, marker)}
-    done = [shard for shard in manifest.shards if shard.index in whole]
+    """Of a dataset that was finished: it still is, unless a tar was lost or cut since."""
+    done = [shard for shard in manifest.shards if _tar_bytes(directory, shard.index) == shard.bytes]
     num_shards = len(manifest.shards)
     writer = None if len(done) == num_shards else lock_holder(directory)
     return Status(
@@ -176,7 +174,7 @@ def _after_the_end(directory: Path, manifest: Manifest) -> Status:
         shards_done=len(done),
         shards_in_progress=0,
         shards_missing=num_shards - len(done),
-        tars_damaged=sum(index < num_shards and index not in whole for index in markers),
+        tars_damaged=num_shards - len(done),
         workers=0,
         groups_per_second=None,
         eta_seconds=None,
@@ -184,3 +182,10 @@ def _after_the_end(directory: Path, manifest: Manifest) -> Status:
         failures=(),
         failures_repaired=0,
     )
+
+
+def _tar_bytes(directory: Path, index: int) -> int | None:
+    try:
+        return tar_path(directory, index).stat().st_size
+    except FileNotFoundError:
+        return None

@@ -46,7 +46,7 @@ def load_recorded_generator(
     """
     source = recipe.source
     if recipe.is_real:
-        raise ValueError("these are packed images (shards from-images), not rendered ones: nothing to render again")
+        raise ValueError("these images were packed, not rendered: check them with shards verify, or pack them again")
     if "generator" not in source or "weights_sha256" not in source:
         named = ", ".join(f"{name} {value}" for name, value in source.items())
         raise ValueError(f"no generator made these images ({named}): there is nothing to render again")

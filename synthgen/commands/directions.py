@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from synthgen.commands.model_options import given, model_options
 @click.option("--layer", type=int, help="pca: 0, the first linear layer, or a block after it.  [default: 0]")
 @click.option("--samples", type=int, help="pca: latents to look at.  [default: 2000]")
 @click.option("--quiet", is_flag=True, help="No progress.")
-@model_options
+@partial(model_options, draws="pca: ")
 def directions(quiet: bool, **options: Any) -> None:
     """Find latent directions without learning.
 

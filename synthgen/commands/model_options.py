@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 
-def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --generator, --weights, --truncation, --seed and --device."""
+def model_options(command: Callable[..., Any], *, draws: str = "") -> Callable[..., Any]:
+    """Adds --generator, --weights, --truncation, --seed and --device; `draws` begins the help of what draws ask for."""
     options = [
         click.option(
             "--generator",
@@ -19,8 +19,8 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--weights", type=click.Path(path_type=Path), help="Folder or file of weights, in place of the usual ones."
         ),
-        click.option("--truncation", type=float, help="In (0, 1].  [default: 1]"),
-        click.option("--seed", type=int, help="Key of every draw.  [default: 0]"),
+        click.option("--truncation", type=float, help=f"{draws}In (0, 1].  [default: 1]"),
+        click.option("--seed", type=int, help=f"{draws}Key of every draw.  [default: 0]"),
         click.option("--device", help="auto, cpu, cuda, cuda:1.  [default: auto]"),
     ]
     for option in reversed(options):

@@ -15,8 +15,8 @@ import pytest
 from shards.codec import encode_image
 from shards.folder import finish_dataset, lock_dataset
 from shards.manifest import Manifest
-from shards.markers import completed_shards
 from shards.recipe import Recipe, RenderSettings
+from shards.survey import completed_shards
 from shards.writer import ShardWriter
 
 NAMES = {3: "cat", 5: "dog", 8: "ship"}

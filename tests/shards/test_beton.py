@@ -186,7 +186,7 @@ def test_damage_leaves_no_file_and_does_not_hang(dataset: Path, tmp_path: Path) 
         ("dataset/data/new.beton", "is among the dataset's shards: choose another place"),
         ("dataset/manifest.json", "is there, and no file of shards to-ffcv: choose another name"),
         ("thesis.tex", "is there, and no file of shards to-ffcv: choose another name"),
-        ("dataset/manifest", "manifest.json is there, and no record of"),
+        ("dataset/manifest", "manifest.json is no record of an FFCV file"),
     ],
 )
 def test_nothing_else_is_overwritten(dataset: Path, tmp_path: Path, out: str, message: str) -> None:
@@ -198,12 +198,16 @@ def test_nothing_else_is_overwritten(dataset: Path, tmp_path: Path, out: str, me
 
 
 @needs_ffcv
-def test_a_file_of_ours_is_written_again_also_where_its_record_is_damaged(dataset: Path, tmp_path: Path) -> None:
+def test_a_file_of_ours_is_written_again(dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "d.beton"
     first = shards.to_ffcv(dataset, out=out, quiet=True)
     out.unlink()
     assert shards.to_ffcv(dataset, out=out, quiet=True) == first
-    Path(f"{out}.json").write_text("{")
+    Path(f"{out}.json").write_text("{")  # or somebody else's, as thesis.raw and thesis.raw.json
+    with pytest.raises(ValueError, match=r"d\.beton\.json is no record of an FFCV file: .* or remove it first"):
+        shards.to_ffcv(dataset, out=out, n=6, quiet=True)
+    for path in (out, Path(f"{out}.json")):
+        path.unlink()
     assert shards.to_ffcv(dataset, out=out, n=6, quiet=True) == read_beton_record(out) != first
 
 
