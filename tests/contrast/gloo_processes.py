@@ -58,7 +58,7 @@ def targets_of(data: dict[str, Tensor], groups: slice | list[int]) -> tuple[Tens
 
 
 def learn_and_train(place: Place, data: dict[str, Tensor], groups: str, run: str) -> dict[str, Any]:
-    """The loss and the gradient of every objective, and three training runs."""
+    """The loss and the gradient of every objective, and four training runs."""
     network = linear(data["weight"])
     parallel = DistributedDataParallel(network)
     rows = data["inputs"].chunk(place.world_size)[place.rank]
@@ -81,6 +81,9 @@ def learn_and_train(place: Place, data: dict[str, Tensor], groups: str, run: str
     train_encoder(config, shards=groups, out=run, options=options)
     parted = dataclasses.replace(config, steps=2, mix_share=0.25, accumulate=2)
     train_encoder(parted, shards=groups, mix=groups, out=f"{run}-in-parts", options=options)
+    streamed = dataclasses.replace(config, steps=2, order="streamed")
+    streaming = dataclasses.replace(options, reader="webdataset")
+    train_encoder(streamed, shards=groups, out=f"{run}-streamed", options=streaming)
     try:
         synced = dataclasses.replace(config, sync_batchnorm=True)
         train_encoder(synced, shards=groups, out=f"{run}-synced", options=options)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import contrast
+import contrast.training
 from contrast.augment import augment, draw_augmentation, keep_pixels
 from contrast.batches import GroupBatch, GroupBatches
 from contrast.config import TrainConfig
@@ -161,7 +162,18 @@ def test_a_share_of_every_batch_is_real(groups: Path, make_groups: Callable[...,
     assert len({index for batch in batches for index in batch.indices[6:].tolist()}) == 20  # all of them get their turn
 
 
-def test_real_images_meet_other_generated_groups_in_every_epoch() -> None:
+def test_real_images_meet_other_generated_groups_in_every_epoch(
+    groups: Path, make_groups: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = []
+    opened = contrast.training.open_batches
+    monkeypatch.setattr(
+        "contrast.training.open_batches", lambda *a, **named: (seeds.append(named["seed"]), opened(*a, **named))[1]
+    )
+    config = TrainConfig(steps=1, batch_size=16, mix_share=0.25, seed=3)
+    real = make_groups(seed=3, num_groups=20)
+    train_encoder(config, shards=groups, mix=real, out=tmp_path / "run", options=QUIET)
+    assert seeds == [3, seed_of_real(3)] and read_run(tmp_path / "run").trained_on.mixed_seed == seed_of_real(3)
     assert seed_of_real(0) != seed_of_real(1)
     generated, real = (
         [draw_order(64, seed=seed, epoch=epoch).argsort() // 16 for epoch in range(20)] for seed in (0, seed_of_real(0))

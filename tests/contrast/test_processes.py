@@ -16,7 +16,10 @@ import torch
 from contrast.config import TrainConfig
 from contrast.losses import multi_positive_loss
 from contrast.objectives import OBJECTIVES, build_objective
+from contrast.run_folder import read_run
+from contrast.run_options import RunOptions
 from contrast.runlog import read_metrics
+from contrast.training import train_encoder
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gloo_processes import FACTS, learn, linear, targets_of
@@ -89,6 +92,15 @@ def test_synchronised_batch_norm_on_cpus_is_refused(two_processes: Path) -> None
 def test_parts_of_a_mixed_batch_train_on_two_processes(two_processes: Path) -> None:
     state = torch.load(two_processes / "run-in-parts" / "checkpoint.pt", weights_only=True)
     assert (state["step"], state["config"]["accumulate"]) == (2, 2)
+
+
+def test_a_streamed_run_keeps_the_number_of_its_processes(two_processes: Path, groups: Path) -> None:
+    run = two_processes / "run-streamed"
+    record = read_run(run)
+    assert record.trained_on.num_processes == 2
+    options = RunOptions(device="cpu", quiet=True, reader="webdataset")
+    with pytest.raises(ValueError, match=r"trained_on\.num_processes: 2 in the folder, 1 asked for"):
+        train_encoder(record.config, shards=groups, out=run, options=options)
 
 
 def test_a_run_of_two_processes_is_recorded_once(two_processes: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -297,6 +298,15 @@ def test_wrong_requests_are_one_line(photos: Path, tmp_path: Path, arguments: li
     assert result.exit_code == 2, result.output
     assert message.format(photos=photos) in result.stderr and len(result.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "d").exists() and sorted(path.name for path in photos.iterdir()) == sorted(COUNTS)
+
+
+def test_beside_train_and_test_a_dataset_is_no_class(photos: Path, tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        shutil.copytree(photos, tmp_path / "split" / part)
+    packed = shards.from_images(tmp_path / "split", out=tmp_path / "split" / "packed", n=4, quiet=True)
+    assert shards.from_images(tmp_path / "split", out=tmp_path / "split" / "packed", n=4, quiet=True) == packed
+    with pytest.raises(ValueError, match=r"lies inside .* and would be taken for a class"):
+        shards.from_images(tmp_path / "split", out=tmp_path / "split" / "val" / "packed", n=4, quiet=True)
 
 
 @pytest.mark.parametrize("name", [".ipynb_checkpoints/9-checkpoint.png", "._00.png", "more/.cache/x.png"])

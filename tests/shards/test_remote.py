@@ -222,12 +222,23 @@ def test_other_bytes_than_promised_are_refused(dataset: Path, tmp_path: Path) ->
     assert not list(cache.iterdir())
 
 
-def test_a_place_that_asks_for_credentials_says_which() -> None:
+def test_a_place_that_asks_for_credentials_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise OSError("Error performing PUT http://169.254.169.254/latest/api/token: 403 Forbidden")
 
+    monkeypatch.setattr(fetching, "FIRST_PAUSE_SECONDS", 0.0)
     with pytest.raises(ValueError, match=r"s3://b/d asks for credentials .* set AWS_ACCESS_KEY_ID .* HF_TOKEN"):
         fetching.retrying(refuse, "s3://b/d")
+
+
+@pytest.mark.parametrize("reason", ["range 401-500 cut", "403 bytes of 500", "404: no bucket credential-tests"])
+def test_other_failures_ask_for_none(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError(reason)
+
+    monkeypatch.setattr(fetching, "FIRST_PAUSE_SECONDS", 0.0)
+    with pytest.raises(DamageError, match="cannot be fetched, 4 times tried"):
+        fetching.retrying(fail, "https://forbidden-planets/d")
 
 
 def test_half_a_file_in_the_cache_is_fetched_again(shared_dataset: Path, tmp_path: Path) -> None:

@@ -163,13 +163,19 @@ def test_a_damaged_manifest_is_exit_code_one(run: Run, rendered_folder: Path, tm
     refused(run(), "manifest.json", "altered", exit_code=1)
 
 
-def test_a_damaged_marker_of_an_unfinished_render_is_named(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("index", "wrong"), [(1, ('"first":10', '"first":11')), (0, ('"batch_size":50', '"batch_size":51'))]
+)
+def test_a_damaged_marker_of_an_unfinished_render_is_named(
+    run: Run, tmp_path: Path, index: int, wrong: tuple[str, str]
+) -> None:
     assert run("--shard-size=10").exit_code == 0
     (tmp_path / "d/manifest.json").unlink()
-    path = tmp_path / "d/data/train-000001.done.json"
-    path.write_text(path.read_text().replace('"first":10', '"first":11'))
+    path = tmp_path / f"d/data/train-00000{index}.done.json"
+    assert wrong[0] in path.read_text()
+    path.write_text(path.read_text().replace(*wrong))
     refused(run(), f"{path} is damaged or of another dataset", "rm ", "run the same synthgen render again", exit_code=1)
-    for file in (tmp_path / "d/data").glob("train-000001.*"):
+    for file in (tmp_path / "d/data").glob(f"train-00000{index}.*"):
         file.unlink()
     assert run().exit_code == 0 and len(load_manifest(tmp_path / "d").shards) == 4
 
