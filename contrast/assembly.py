@@ -54,6 +54,11 @@ def open_real(config: TrainConfig, directory: Path | None, dataset: GroupDataset
             f"--mix: {directory} holds images of {real.image_size} px, {dataset.directory} of {dataset.image_size} px; "
             "use one size"
         )
+    if config.num_real > len(real):
+        raise ValueError(
+            f"--mix: a share of {config.mix_share} of {config.batch_size} groups is {config.num_real} real images, and "
+            f"{directory} holds {len(real)}: use a smaller --batch-size or share, or more real images"
+        )
     return real
 
 

@@ -5,10 +5,18 @@ options = RunOptions(device="cuda:1", reader="ffcv", num_workers=8)
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from contrast.batches import MEMORY_BYTES, NUM_WORKERS
+
+
+def check_threads(num_threads: int | None) -> None:
+    """Raises ValueError for more threads than a machine can be asked for: OpenMP ends the process where they fail."""
+    most = max(64, 4 * (os.cpu_count() or 1))
+    if num_threads is not None and num_threads > most:
+        raise ValueError(f"threads {num_threads}: this machine has {os.cpu_count()} cores; give {most} or fewer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +56,7 @@ class RunOptions:
         for name in ("num_threads", "num_workers", "log_every"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', ' ')} {getattr(self, name)}: give a whole number above 0")
+        check_threads(self.num_threads)
         if self.memory_bytes < 0 or not self.checkpoint_seconds >= 0:  # not a number fails this, too
             raise ValueError("memory bytes and checkpoint seconds: give 0 or more")
         if (self.knn_every is None) != (self.knn_data is None):

@@ -64,7 +64,12 @@ class ShardWriter:
         self._view_kinds: JSON = None
         self._sha256 = hashlib.sha256()
         self._path = tar_path(self._directory, shard_index)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._path.parent.mkdir(exist_ok=True)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"{directory} is gone: it was removed or renamed while shards were written into it"
+            ) from error
         self._temporary = temporary_path(self._path)
         self._file = open(self._temporary, "wb", buffering=1 << 20)  # noqa: SIM115  # closed by publish or __exit__
 

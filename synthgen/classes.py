@@ -90,7 +90,7 @@ def read_lines(path: str, *, option: str) -> list[str]:
         ValueError: it is not a text file.
     """
     try:
-        content = Path(path).read_text(encoding="utf-8")
+        content = Path(path).read_text(encoding="utf-8-sig")  # Windows begins files with a mark
     except UnicodeDecodeError:
         raise ValueError(f"{option} {path}: not a text file; give one with one class a line") from None
     lines = (line.split("#")[0].strip() for line in content.splitlines())

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from shards.codec import encode_image
 from shards.folder import check_folder
 from synthgen.config import RenderConfig
-from synthgen.job import FolderState, RenderJob, estimate_group_bytes, free_bytes, prepare_job, survey_folder
+from synthgen.job import (
+    SHARD_BYTES,
+    FolderState,
+    RenderJob,
+    estimate_group_bytes,
+    free_bytes,
+    prepare_job,
+    survey_folder,
+)
 from synthgen.plan import ShardPlan, draw_groups, plan_blocks
 
 _TAR_BYTES_PER_MEMBER = 512 + 256  # header, and half a block of padding
@@ -89,9 +97,11 @@ def estimate_render(job: RenderJob, state: FolderState) -> Estimate:
     """
     from synthgen.devices import describe_devices
 
-    group_bytes, group_seconds = estimate_group_bytes(job.recipe), 0.0
+    group_bytes, block_seconds = estimate_group_bytes(job.recipe), 0.0
     if state.missing:
-        group_bytes, group_seconds = _measure_block(job, state.missing[0])
+        group_bytes, block_seconds = _measure_block(job, state.missing[0])
+    # A shard renders every block that it touches whole: small shards repeat much of each other's work.
+    num_blocks = sum(sum(1 for _ in plan_blocks(shard, batch_size=job.render.batch_size)) for shard in state.missing)
     # Processes on one CPU share its cores, and those on one GPU that: only further GPUs make it sooner.
     num_devices = len(set(job.devices))
     return Estimate(
@@ -105,14 +115,14 @@ def estimate_render(job: RenderJob, state: FolderState) -> Estimate:
         num_shards=state.num_shards,
         missing_shards=len(state.missing),
         missing_groups=state.missing_groups,
-        missing_bytes=round(state.missing_groups * group_bytes),
-        seconds=state.missing_groups * group_seconds / num_devices,
+        missing_bytes=round(state.missing_groups * group_bytes) + len(state.missing) * SHARD_BYTES,
+        seconds=num_blocks * block_seconds / num_devices,
         free_bytes=free_bytes(job.directory),
     )
 
 
 def _measure_block(job: RenderJob, shard: ShardPlan) -> tuple[float, float]:
-    """Bytes and seconds per group, the seconds with all forward threads at work."""
+    """Bytes per group, and seconds per block with all forward threads at work."""
     import torch
 
     from synthgen.arithmetic import reproducible_arithmetic, set_forward_threads
@@ -151,4 +161,4 @@ def _measure_block(job: RenderJob, shard: ShardPlan) -> tuple[float, float]:
     encoded = sum(len(encode_image(image, recipe.image)) for member in pixels for image in member)
     members = len(pixels) + 1 + (1 if recipe.store_latents else 0)
     extra = members * _TAR_BYTES_PER_MEMBER + 256 + (draws.latents[:, 0].nbytes if recipe.store_latents else 0)
-    return encoded / block.size + extra, seconds / block.size / num_threads
+    return encoded / block.size + extra, seconds / num_threads

@@ -29,6 +29,8 @@ from synthgen.settings import choose_batch_size, dtype_to_ask_for
 from synthgen.vectors import VectorFiles
 
 DEFAULT_SHARD_SIZE = 1000
+SHARD_BYTES = 7_000
+"""About what a shard takes beside its groups: half a record of 10,240 bytes at its end, a marker, offsets."""
 
 if TYPE_CHECKING:
     import torch
@@ -242,7 +244,8 @@ def free_bytes(directory: Path) -> int:
 
 def check_disk(job: RenderJob, state: FolderState) -> None:
     """Raises ValueError when the missing groups will not fit on the disk."""
-    needed, left = state.missing_groups * estimate_group_bytes(job.recipe), free_bytes(job.directory)
+    needed = state.missing_groups * estimate_group_bytes(job.recipe) + len(state.missing) * SHARD_BYTES
+    left = free_bytes(job.directory)
     check_room(job.directory, num_groups=state.missing_groups, needed_bytes=needed, left_bytes=left)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+LARGEST_STEP = 100
+"""Of a view, in units of the latents' own spread: far beyond where any generator still draws something."""
+
 
 def check_whole(name: str, value: object, lowest: int, highest: float = math.inf) -> None:
     """Raises ValueError unless the value is a whole number from lowest to highest; True and False are none."""

@@ -56,6 +56,11 @@ class VectorSet:
         """Raises ValueError unless the vectors belong to these very weights."""
         if (self.weights_sha256, self.matrix.shape[1]) == (generator.weights_sha256, generator.latent_dim):
             return
+        if self.weights_sha256 == generator.weights_sha256:
+            raise ValueError(
+                f"the {self.kind} {self.sha256[:12]}… are {self.matrix.shape[1]} numbers wide, and {generator.name} "
+                f"takes {generator.latent_dim}: make some with {_MADE_BY[self.kind]}, and give them as --{self.kind}"
+            )
         raise ValueError(
             f"the {self.kind} {self.sha256[:12]}… belong to {self.generator} with weights {self.weights_sha256[:12]}…, "
             f"not to {generator.name} with {generator.weights_sha256[:12]}…: make some with {_MADE_BY[self.kind]}, "

@@ -49,6 +49,7 @@ from contrast.evaluation.results import (
 from contrast.evaluation.sources import load_pair, name_source
 from contrast.images import LabelledImages, align_classes
 from contrast.run_folder import RunRecord, read_run
+from contrast.run_options import check_threads
 from shards.progress import Progress
 from shards.quantities import format_count
 
@@ -98,6 +99,7 @@ def evaluate_run(
     ks = None if k is None else (k,) if isinstance(k, int) else tuple(dict.fromkeys(k))
     if ks is not None and (not ks or min(ks) < 1):
         raise ValueError(f"--k {','.join(map(str, ks))}: give whole numbers above 0, such as 1,10")
+    check_threads(num_threads)
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     place = resolve_device(device)

@@ -90,7 +90,7 @@ class OwnGenerator:
     def _images(self, latents: Tensor, labels: Tensor) -> Tensor:
         try:
             images = self._model.sample(latents, labels)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if lacks_memory(error):
                 raise
             raise ValueError(

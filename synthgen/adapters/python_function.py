@@ -60,10 +60,12 @@ def load_from_function(
     }
     try:
         model = function(**{key: offered[key] for key in wanted})
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # sys.exit in a stranger's module would end us with its code, unsaid
         raise ValueError(f"{name} failed ({describe_error(error)}); SHARDS_TRACEBACK=1 shows where") from error
     if digest is not None and weights is not None and file_sha256(weights) != digest:
         raise ValueError(f"{weights} changed while it was loaded: run the same command again when it is complete")
+    if model is None:
+        raise ValueError(f"{name} returned nothing: let it return the object that has sample(latents, labels)")
     stated = getattr(model, "weights_sha256", None)
     if stated is None and digest is None:
         raise ValueError(
@@ -102,7 +104,7 @@ def find_function(name: str) -> Callable[..., Any]:
                 f"{error.name.split('.')[0]}.py, or install it"
             ) from None
         raise ValueError(f"{module_name} cannot be imported ({describe_error(error)}): install it") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"{module_name} cannot be imported ({describe_error(error)}); SHARDS_TRACEBACK=1 shows where"
         ) from error

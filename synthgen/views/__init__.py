@@ -185,6 +185,8 @@ def _parse_mixture(text: str) -> Iterator[tuple[str, dict[str, Any], float]]:
                 raise ValueError(f"mixture: give {name} as --{name} FILE, not inside the mixture")
             if not equals or name not in (*_NUMBERS, "edits"):
                 raise ValueError(f"mixture: '{assignment}' is no parameter; write one as in {_MIXTURE_EXAMPLE}")
+            if name in parameters:
+                raise ValueError(f"mixture: '{part}' gives {name} twice; give it once")
             parameters[name] = _number(value, assignment) if name in _NUMBERS else value
         yield policy, parameters, _number(weight, part)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthgen.draws import draw_normal, draw_uniform
-from synthgen.numbers import check_number
+from synthgen.numbers import LARGEST_STEP, check_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Ball:
     vectors = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "radius", check_number("radius", self.radius, 0, such_as="0.3"))
+        object.__setattr__(self, "radius", check_number("radius", self.radius, 0, LARGEST_STEP, such_as="0.3"))
 
     def recipe(self) -> dict[str, Any]:
         """The policy's entry in a recipe."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthgen.draws import draw_truncated_normal, truncated_normal_std
-from synthgen.numbers import check_number
+from synthgen.numbers import LARGEST_STEP, check_number
 from synthgen.vectors import VectorSet, read_vectors
 
 
@@ -31,9 +31,15 @@ class Directions:
     name = "directions"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "std", check_number("std", self.std, 0, such_as="1"))
+        object.__setattr__(self, "std", check_number("std", self.std, 0, LARGEST_STEP, such_as="1"))
         if not isinstance(self.directions, VectorSet):
             object.__setattr__(self, "directions", read_vectors(Path(self.directions), kind="directions"))
+        lengths = np.linalg.norm(self.directions.matrix, axis=1)
+        if not np.allclose(lengths, 1, rtol=0, atol=1e-3):
+            raise ValueError(
+                f"the directions {self.directions.sha256[:12]}… are no unit vectors (lengths from {lengths.min():.3g} "
+                f"to {lengths.max():.3g}): make some with synthgen directions"
+            )
 
     @property
     def vectors(self) -> tuple[VectorSet, ...]:

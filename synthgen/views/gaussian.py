@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthgen.draws import draw_truncated_normal, truncated_normal_std
-from synthgen.numbers import check_number
+from synthgen.numbers import LARGEST_STEP, check_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Gaussian:
     vectors = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "std", check_number("std", self.std, 0, such_as="0.3"))
+        object.__setattr__(self, "std", check_number("std", self.std, 0, LARGEST_STEP, such_as="0.3"))
 
     def recipe(self) -> dict[str, Any]:
         """The policy's entry in a recipe."""

@@ -35,7 +35,7 @@ class Mixture:
             raise ValueError("mixture: give two policies or more, and a weight for each")
         if any(isinstance(component, Mixture) for component in self.components):
             raise ValueError("mixture: a mixture cannot hold another one; name its policies instead")
-        weights = [check_number("weight", weight, 0, such_as="0.5") for weight in self.weights]
+        weights = [check_number("weight", weight, 0, 1_000_000, such_as="0.5") for weight in self.weights]
         if 0 in weights:
             raise ValueError("mixture: a weight of 0 draws nothing; leave that policy away")
         total = math.fsum(weights)

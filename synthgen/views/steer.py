@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthgen.draws import draw_uniform
-from synthgen.numbers import check_number
+from synthgen.numbers import LARGEST_STEP, check_number
 from synthgen.vectors import VectorSet, read_vectors
 
 
@@ -35,7 +35,7 @@ class Steer:
     name = "steer"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", check_number("strength", self.strength, 0, such_as="1"))
+        object.__setattr__(self, "strength", check_number("strength", self.strength, 0, LARGEST_STEP, such_as="1"))
         if not isinstance(self.walks, VectorSet):
             object.__setattr__(self, "walks", read_vectors(Path(self.walks), kind="walks"))
         object.__setattr__(self, "edits", choose_edits(self.edits, self.walks))

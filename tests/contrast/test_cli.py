@@ -74,6 +74,7 @@ def test_help_shows_examples(arguments: list[str]) -> None:
         (["--steps", "5", "--mix", "photos:0.5"], "write real=DIR:SHARE"),
         (["--steps", "5", "--mix", "real=nowhere:0.5"], "no folder nowhere"),
         (["--steps", "5", "--accumulate", "3"], "accumulate 3: a batch of 16 groups does not divide"),
+        (["--steps", "5", "--threads", "100000"], "threads 100000: this machine has "),
         (["--steps", "5", "--augment", "blurr=1"], "unknown 'blurr'; write WORD=VALUE with crop, "),
         (["--steps", "5", "--augment", "crop=0.2"], "crop takes two numbers: crop=0.2:1"),
         (["--steps", "5", "--augment", "blur=1,blur=0"], "blur is given twice"),

@@ -176,6 +176,15 @@ def test_another_recipe_is_refused_by_its_field(dataset: Path, recipe: MakeRecip
         completed(dataset, recipe(), shard_size=2)
 
 
+def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path, build: Build, recipe: MakeRecipe) -> None:
+    """Removed or renamed while it was written to: what would come up in its place is no dataset."""
+    build(tmp_path / "d", 4)
+    (tmp_path / "d").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"/d is gone: it was removed or renamed while shards were written into it"):
+        sys.modules[build.__module__].write_shard(tmp_path / "d", recipe(), 1, 4, 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+
+
 def test_a_broken_marker_is_damage_with_a_repair(dataset: Path, recipe: MakeRecipe) -> None:
     (dataset / "data/train-000001.done.json").write_text("{")
     with pytest.raises(DamageError, match="delete this file"):

@@ -55,6 +55,11 @@ def test_wrong_classes_are_named(text: Any, message: str) -> None:
         parse_classes(text, num_classes=10, class_names=NAMES)
 
 
+def test_a_file_may_begin_as_windows_begins_it(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbf3\r\n1\r\n")
+    assert parse_classes(str(tmp_path / "classes.txt"), num_classes=5, class_names=tuple("abcde")) == (1, 3)
+
+
 def test_wrong_class_files_are_named(tmp_path: Path) -> None:
     file = tmp_path / "ids.txt"
     file.write_text("# nothing\n")

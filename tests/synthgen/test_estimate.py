@@ -12,7 +12,7 @@ import torch
 
 from synthgen.config import RenderConfig
 from synthgen.estimate import estimate_render
-from synthgen.job import RenderJob, prepare_job, survey_folder
+from synthgen.job import SHARD_BYTES, RenderJob, prepare_job, survey_folder
 
 NUM_THREADS = 3
 
@@ -53,6 +53,16 @@ def test_all_forward_threads_are_measured_at_once(job: RenderJob) -> None:
     assert len(meetings) == NUM_THREADS * 3, "one to be warm, then anchor and view"
     assert estimate.seconds > 0 and estimate.missing_groups == 40
     assert not job.directory.exists()
+
+
+def test_shards_smaller_than_a_block_cost_a_block_each(job: RenderJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 groups in blocks of 4: 10 blocks, or 40 where every group is a shard of its own."""
+    monkeypatch.setattr("synthgen.estimate._measure_block", lambda job, shard: (1000.0, 2.0))
+    for shard_size, num_blocks, num_shards in ((40, 10, 1), (10, 12, 4), (1, 40, 40)):
+        changed = replace(job, shard_size=shard_size)
+        estimate = estimate_render(changed, survey_folder(changed))
+        assert (estimate.seconds, estimate.num_shards) == (2.0 * num_blocks, num_shards)
+        assert estimate.missing_bytes == 40_000 + num_shards * SHARD_BYTES
 
 
 def test_a_dry_run_from_python_says_what_is_missing_and_writes_nothing(tiny_weights: Path, tmp_path: Path) -> None:

@@ -72,8 +72,11 @@ def test_directions_are_not_taken_for_walks(tmp_path: Path) -> None:
 def test_vectors_belong_to_one_generator(vectors: Callable[..., VectorSet]) -> None:
     walks = vectors("walks", dim=8, generator="stripes", weights_sha256="a" * 64)
     walks.check_generator(OWNER)  # type: ignore[arg-type]
-    for change in ({"weights_sha256": "b" * 64}, {"latent_dim": 9}):
-        with pytest.raises(ValueError, match=r"the walks .* belong to stripes .* make some with synthgen steer train"):
+    for change, what in (
+        ({"weights_sha256": "b" * 64}, "belong to stripes"),
+        ({"latent_dim": 9}, "are 8 numbers wide, and stripes takes 9"),
+    ):
+        with pytest.raises(ValueError, match=rf"the walks .* {what}.* make some with synthgen steer train"):
             walks.check_generator(SimpleNamespace(**{**vars(OWNER), **change}))  # type: ignore[arg-type]
 
 

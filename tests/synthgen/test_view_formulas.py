@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -119,6 +120,13 @@ def test_leaving_an_edit_out_changes_no_other(vectors: Callable[..., VectorSet])
     assert some == make_policy("steer", walks=walks, edits=["zoom", "rotate"]), "one writing for one choice"
 
 
+def test_directions_are_unit_vectors(vectors: Callable[..., VectorSet]) -> None:
+    found = vectors("directions", dim=DIM)
+    for factor in (0.0, 1000.0):
+        with pytest.raises(ValueError, match=r"are no unit vectors \(lengths from .*\): make some with synthgen dir"):
+            make_policy("directions", directions=replace(found, matrix=found.matrix * factor))
+
+
 def test_directions_step_in_their_plane_alone(vectors: Callable[..., VectorSet]) -> None:
     found = vectors("directions", dim=DIM)
     latents, stored = make_policy("directions", directions=found, std=1.5).latents(ANCHOR, **PLACE)
@@ -182,7 +190,7 @@ def test_options_make_policies(vectors: Callable[..., VectorSet]) -> None:
 @pytest.mark.parametrize(
     ("views", "options", "message"),
     [
-        ("ball", {"radius": -1}, "radius -1: give a number from 0 on"),
+        ("ball", {"radius": -1}, "radius -1: give a number from 0 to 100"),
         ("ball", {"radius": math.inf}, "radius inf: give a number"),
         ("ball", {"std": 0.3}, "'ball' has no std: leave --std away"),
         ("angular", {"degrees": 181}, "degrees 181: give a number from 0 to 180"),
@@ -200,13 +208,15 @@ def test_options_make_policies(vectors: Callable[..., VectorSet]) -> None:
         ("mixture:", {}, "write a mixture as"),
         ("mixture:gaussian@1", {}, "two policies or more"),
         ("mixture:gaussian+independent@1", {}, "'gaussian' has no weight; write gaussian@0.5"),
+        ("mixture:gaussian:std=0.3:std=0.4@1+independent@1", {}, "gives std twice; give it once"),
+        ("mixture:gaussian@1e308+independent@1e308", {}, "weight 1e+308: give a number from 0 to 1000000"),
         (
             "mixture:gaussian@0.5,independent@0.5",
             {},
             "has two weights; join the parts with +, as in mixture:gaussian",
         ),
         ("mixture:gaussian@x+independent@1", {}, "'x' in 'gaussian@x' is not a number"),
-        ("mixture:gaussian@-1+independent@1", {}, "weight -1.0: give a number from 0 on"),
+        ("mixture:gaussian@-1+independent@1", {}, "weight -1.0: give a number from 0 to 1000000"),
         ("mixture:gaussian@0+independent@1", {}, "weight of 0 draws nothing"),
         ("mixture:gaussian@1+spiral@1", {}, "no view policy 'spiral'"),
         ("mixture:gaussian:std@1+independent@1", {}, "'std' is no parameter"),

@@ -153,5 +153,5 @@ def test_wrong_policies_are_named() -> None:
     with pytest.raises(ValueError, match="'independent' has no std: leave --std away"):
         make_policy("independent", std=0.3)
     for std in (-0.1, float("nan"), float("inf"), True, "wide"):
-        with pytest.raises(ValueError, match="give a number from 0 on"):
+        with pytest.raises(ValueError, match="give a number from 0 to 100"):
             make_policy("gaussian", std=std)
