@@ -31,10 +31,14 @@ def turn(directory: Path) -> Iterator[None]:
     inside the first waits for ever.
 
     Raises:
+        ValueError: there is no such folder any more.
         OSError: the folder cannot be written, or its file system has no locks.
     """
     path = Path(directory) / TURN_NAME
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except FileNotFoundError as error:
+        raise ValueError(f"{directory} is gone: it was removed or renamed while it was written to") from error
     try:
         _wait_for_turn(descriptor, path)
         with suppress(OSError):  # no room: it is for the warning only

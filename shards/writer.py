@@ -67,9 +67,7 @@ class ShardWriter:
         try:
             self._path.parent.mkdir(exist_ok=True)
         except FileNotFoundError as error:
-            raise ValueError(
-                f"{directory} is gone: it was removed or renamed while shards were written into it"
-            ) from error
+            raise ValueError(f"{directory} is gone: it was removed or renamed while it was written to") from error
         self._temporary = temporary_path(self._path)
         self._file = open(self._temporary, "wb", buffering=1 << 20)  # noqa: SIM115  # closed by publish or __exit__
 

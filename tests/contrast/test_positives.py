@@ -262,9 +262,7 @@ def test_a_mixed_run_remembers_what_it_was_mixed_with(
     assert record.trained_on.mixed_anchors_id == hash_anchors(GroupDataset(real).manifest.recipe)
     with pytest.raises(ValueError, match=r"trained_on\.mixed_recipe_id"):
         contrast.train(**options, mix=f"real={other}:0.25", epochs=1, objective="supcon")
-    with pytest.raises(
-        ValueError, match=r"0\.9 of 96 groups is 86 real images, and .* holds 20: use a smaller"
-    ):
+    with pytest.raises(ValueError, match=r"0\.9 of 96 groups is 86 real images, and .* holds 20: use a smaller"):
         contrast.train(**{**options, "batch_size": 96}, mix=f"real={real}:0.9", steps=1)
     with pytest.raises(ValueError, match="no folder"):
         contrast.train(**options, mix="real=nowhere:0.25", epochs=1, objective="supcon")

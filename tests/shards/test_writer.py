@@ -180,7 +180,7 @@ def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path, build: Build, r
     """Removed or renamed while it was written to: what would come up in its place is no dataset."""
     build(tmp_path / "d", 4)
     (tmp_path / "d").rename(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match=r"/d is gone: it was removed or renamed while shards were written into it"):
+    with pytest.raises(ValueError, match=r"/d is gone: it was removed or renamed while it was written to"):
         sys.modules[build.__module__].write_shard(tmp_path / "d", recipe(), 1, 4, 4)
     assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
 
