@@ -14,8 +14,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shards.beton import to_ffcv
     from shards.codec import decode_image, default_subsampling, encode_image
+    from shards.converting import to_ffcv
     from shards.dataset import Group, GroupDataset
     from shards.errors import DamageError
     from shards.folder import finish_dataset, lock_dataset
@@ -55,7 +55,7 @@ _MODULES = {
     "preview": "sheet",
     "scan_markers": "markers",
     "stream_groups": "stream",
-    "to_ffcv": "beton",
+    "to_ffcv": "converting",
     "verify": "verification",
 }
 

@@ -28,8 +28,8 @@ from numpy import ndarray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from shards.beton import to_ffcv
 from shards.codec import empty_pixels
+from shards.converting import to_ffcv
 from shards.dataset import GroupDataset
 from shards.decoding import DecodingProcesses
 from shards.manifest import group_key

@@ -28,7 +28,7 @@ def to_ffcv(directory: Path, out: Path, n: int | None, mode: str | None, as_json
     `contrast train --reader ffcv` reads it, and so does any FFCV loader. Nothing is compressed again. Beside the file,
     OUT.json says of which dataset it is. Needs the extra ffcv: make setup-ffcv.
     """
-    from shards.beton import to_ffcv
+    from shards.converting import to_ffcv
 
     record = to_ffcv(directory, out=out, n=n, mode=mode, quiet=as_json)
     if as_json:
