@@ -50,7 +50,7 @@ def refused(result: Result, *words: str, exit_code: int = 2) -> None:
         (["--n=0"], ["'0'", "from 1"]),
         (["--n=1.3Q"], ["'1.3Q' is not a count", "1.3M"]),
         (["--n=-5"], ["'-5' is not a count"]),
-        (["--std=-0.1"], ["std -0.1", "from 0 on"]),
+        (["--std=-0.1"], ["std -0.1", "from 0 to 100"]),
         (["--std=nan"], ["std nan"]),
         (["--views=independent", "--std=0.3"], ["'independent' has no std", "--std"]),
         (["--truncation=0"], ["truncation 0.0", "above 0 and at most 1"]),

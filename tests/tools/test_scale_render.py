@@ -87,6 +87,7 @@ def test_memory_does_not_follow_the_number_of_shards(tmp_path: Path) -> None:
             directory=folder, recipe=job.recipe, render=job.render, generator=job.generator, device=job.device
         )
         plans = list(scale_render.survey_folder(job).missing)
+        folder.mkdir()  # as taking its lock would
         tracemalloc.start()
         try:
             gc.collect()
