@@ -32,7 +32,7 @@ from shards.errors import DamageError, describe_error
 FORMAT = 1
 _PARTS = {"config": dict, "step": int, "loss": float, "encoder": Mapping, "head": Mapping, "optimizer": dict}
 _UNREADABLE = (
-    zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, NotImplementedError,
+    zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError,
     ValueError, KeyError, IndexError, TypeError, AttributeError, zlib.error,
 )  # fmt: skip
 
@@ -95,9 +95,8 @@ def load_run(run: Path, record: RunRecord) -> dict[str, Any]:
         saved = TrainConfig.from_json(state["config"])
         if not 0 <= state["step"] <= saved.steps:
             raise ValueError(f"its step is {state['step']} of {saved.steps}")
-        trained_on = (
-            TrainedOn(**state["trained_on"]) if "trained_on" in state else None
-        )  # an earlier version's has none
+        # Checkpoints of earlier versions do not say.
+        trained_on = TrainedOn(**state["trained_on"]) if "trained_on" in state else None
     except (KeyError, TypeError, ValueError) as error:
         raise _damage(path, error) from error
     difference = first_difference(  # the encoder first: it says most

@@ -142,8 +142,7 @@ def hash_anchors(recipe: Recipe) -> str:
 
     Their recipe ids differ, but whoever was trained on one of them has seen the anchors of the other.
     """
-    deciding = {"source": recipe.source, "classes": list(recipe.classes), "seed": recipe.seed}
-    return hashlib.sha256(canonical_json(normalised_numbers(deciding)).encode()).hexdigest()
+    return _hash({"source": recipe.source, "classes": list(recipe.classes), "seed": recipe.seed})
 
 
 def hash_latents(recipe: Recipe) -> str:
@@ -152,7 +151,10 @@ def hash_latents(recipe: Recipe) -> str:
     Datasets of other classes, or of other class weights, have the same anchors wherever their labels agree.
     """
     source = {name: value for name, value in recipe.source.items() if name != "class_weights"}
-    deciding = {"source": source, "seed": recipe.seed}
+    return _hash({"source": source, "seed": recipe.seed})
+
+
+def _hash(deciding: JSON) -> str:
     return hashlib.sha256(canonical_json(normalised_numbers(deciding)).encode()).hexdigest()
 
 

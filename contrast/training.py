@@ -280,8 +280,9 @@ def _rows_of_parts(config: TrainConfig, objective: Objective, place: Place) -> l
 def _targets(batch: GroupBatch, objective: Objective, device: torch.device) -> Targets:
     known = np.array(objective.facts.classes, dtype=np.int64)
     classes = np.searchsorted(known, batch.labels)
-    if objective.needs_classes and not np.isin(batch.labels, known).all():
-        row = int(np.flatnonzero(~np.isin(batch.labels, known))[0])
+    unknown = np.flatnonzero(~np.isin(batch.labels, known))
+    if objective.needs_classes and len(unknown):
+        row = unknown[0]
         raise DamageError(
             f"group {batch.indices[row]} has label {batch.labels[row]}, which is none of its dataset's classes: shards "
             "verify says what to do"

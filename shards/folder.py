@@ -139,9 +139,11 @@ def check_folder(directory: Path) -> None:
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory} is a file: choose a folder")
-    if not directory.is_dir() or (directory / LOCK_NAME).exists() or (directory / MANIFEST_NAME).exists():
+    if not directory.is_dir() or (directory / MANIFEST_NAME).exists():
         return
     names = sorted(path.name for path in directory.iterdir())
+    if LOCK_NAME in names:  # whoever was killed early left no more than this; others, such as runs, have a .lock, too
+        names = [name for name in names if name != DATA_FOLDER and not name.startswith(".")]
     if names and not any((directory / DATA_FOLDER).glob("train-*.done.json")):
         shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
         raise ValueError(f"{directory} holds other files ({shown}) and is not a dataset: choose an empty or new folder")

@@ -60,9 +60,10 @@ def cached_features(
         try:
             with zipfile.ZipFile(path) as archive:
                 return np.load(io.BytesIO(archive.read("features.npy")), allow_pickle=False)
-        except Exception as error:  # zipfile says many things about a damaged copy of what can be computed again
-            if isinstance(error, MemoryError):
-                raise
+        except MemoryError:
+            raise
+        except Exception:  # zipfile says many things about a damaged copy of what can be computed again
+            pass
     features = extract_features(encoder, images.pixels, device=device, precision=precision)
     buffer = io.BytesIO()
     np.savez(buffer, features=features)

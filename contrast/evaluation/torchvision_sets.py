@@ -64,7 +64,7 @@ def open_torchvision(name: str, *, split: str, root: Path | None) -> Torchvision
 
     matches = [known for known in torchvision.datasets.__all__ if known.lower() == name.lower().replace("-", "")]
     if not matches:
-        raise ValueError(f"no folder {name} and no torchvision dataset of that name: check --data")
+        raise ValueError(f"no folder {name} and no torchvision dataset of that name: check the name")
     title = matches[0]
     constructor: Callable[..., Any] = getattr(torchvision.datasets, title)
     parameters = inspect.signature(constructor).parameters

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision import transforms
 from torchvision.transforms.v2 import functional as reference
 
 from contrast.augment import (
@@ -212,3 +214,13 @@ def test_draws_stay_in_their_ranges() -> None:
 def test_wrong_settings_are_refused(settings: dict, word: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(ValueError, match=word):
         AugmentConfig(**settings)
+
+
+def test_crops_are_a_little_larger_than_torchvision_s() -> None:
+    """Sides are cut to the image, where torchvision draws again: what the docstring says of it."""
+    draws = draw_augmentation(AugmentConfig(), count=20_000, seed=0, step=0)
+    torch.manual_seed(0)
+    image = torch.zeros(3, 1000, 1000)
+    theirs = [transforms.RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3])[2:] for _ in range(5000)]
+    assert (draws.height * draws.width).mean().item() == pytest.approx(0.59, abs=0.01)
+    assert np.prod(np.array(theirs) / 1000, axis=1).mean() == pytest.approx(0.54, abs=0.01)

@@ -98,6 +98,12 @@ def test_a_folder_of_other_things(run: Run, tmp_path: Path) -> None:
     refused(run(), "thesis.tex", "choose an empty or new folder")
     refused(run("--dry-run"), "thesis.tex")
     assert [path.name for path in (tmp_path / "d").iterdir()] == ["thesis.tex"]
+    (tmp_path / "d" / ".lock").write_text("")  # as the folder of a training run has one
+    refused(run(), "thesis.tex", "choose an empty or new folder")
+    assert sorted(path.name for path in (tmp_path / "d").iterdir()) == [".lock", "thesis.tex"]
+    (tmp_path / "d" / "thesis.tex").unlink()
+    (tmp_path / "d" / "data").mkdir()
+    assert run().exit_code == 0, "what a render leaves that was killed at once"
     (tmp_path / "file").write_text("")
     refused(run(f"--out={tmp_path / 'file'}"), "is a file", "choose a folder")
 
