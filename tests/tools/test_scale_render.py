@@ -77,7 +77,7 @@ def test_the_watch_keeps_few_samples_and_every_tenth(monkeypatch: pytest.MonkeyP
 
 
 def test_memory_does_not_follow_the_number_of_shards(tmp_path: Path) -> None:
-    """What Python holds after a run of ten times the shards is the same within a small sum."""
+    """What Python holds after a run of forty times the shards is the same within a small sum."""
     import gc
     import tracemalloc
 
@@ -99,5 +99,6 @@ def test_memory_does_not_follow_the_number_of_shards(tmp_path: Path) -> None:
             tracemalloc.stop()
 
     held_after(5, tmp_path / "warm")
-    few, many = held_after(50, tmp_path / "few"), held_after(500, tmp_path / "many")
-    assert many - few < 90 * 200, f"{few} bytes after 10 shards, {many} after 100"
+    # numpy and torch keep some hundred small objects for the next call, 10 to 30 kB however long the run.
+    few, many = held_after(50, tmp_path / "few"), held_after(2000, tmp_path / "many")
+    assert many - few < 390 * 100, f"{few} bytes after 10 shards, {many} after 400"
