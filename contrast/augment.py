@@ -39,6 +39,10 @@ from contrast.pixels import (
 )
 
 CPU_CHUNK = 64
+DRAWS = 2
+"""Version of `draw_augmentation`: of one configuration, seed and step another version draws something else."""
+CROP_ATTEMPTS = 10
+"""Crops that are drawn for a sample until one lies within the image, as many as torchvision draws."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,48 +173,66 @@ Transform = Callable[[Tensor, AugmentDraws], Tensor]
 def draw_augmentation(config: AugmentConfig, *, count: int, seed: int, step: int) -> AugmentDraws:
     """Parameters for the `count` samples of the global batch of a step; a function of the arguments alone.
 
-    The crop is drawn as in Inception (Szegedy et al. 2015): area and log ratio uniform. Sides that would leave the
-    image are cut to it, where torchvision draws again up to ten times and then takes the centre: at the defaults a crop
-    has 0.59 of the image on average, torchvision's 0.54.
+    Distributed as torchvision's RandomResizedCrop, ColorJitter (in a fixed order) and so on draw them; only that the
+    sides and the place of a crop are not rounded to pixels. Whoever changes what is drawn raises `DRAWS`.
     """
     digest = hashlib.sha256(f"augment/{seed}/{step}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-    uniform = torch.rand(12, count, generator=generator)  # what came later draws further rows: these stay as they are
-    later = torch.rand(3, count, generator=generator)
-    area = config.crop_scale[0] + uniform[0] * (config.crop_scale[1] - config.crop_scale[0])
-    low, high = math.log(config.crop_ratio[0]), math.log(config.crop_ratio[1])
-    ratio = _exactly(np.exp, (low + uniform[1] * (high - low)).double()).float()
-    height = _exactly(np.sqrt, area / ratio).clamp(max=1.0)
-    width = _exactly(np.sqrt, area * ratio).clamp(max=1.0)
-    jittered = uniform[5] < config.jitter
+    height, width, is_centred = _draw_crop_sides(config, torch.rand(2, CROP_ATTEMPTS, count, generator=generator))
+    uniform = torch.rand(12, count, generator=generator)
+    top, left, flip, jitter, brightness, contrast, saturation, hue, gray, blur, sigma, solarize = uniform
+    jittered = jitter < config.jitter
 
     def factor(row: Tensor, strength: float) -> Tensor:
         return torch.where(jittered, 1 + (2 * row - 1) * strength, torch.ones(()))
 
     return AugmentDraws(
-        top=uniform[2] * (1 - height),
-        left=uniform[3] * (1 - width),
+        top=torch.where(is_centred, 0.5, top) * (1 - height),
+        left=torch.where(is_centred, 0.5, left) * (1 - width),
         height=height,
         width=width,
-        flip=uniform[4] < config.flip,
-        brightness=factor(uniform[6], config.brightness),
-        contrast=factor(uniform[7], config.contrast),
-        saturation=factor(uniform[8], config.saturation),
-        hue=torch.where(jittered, (2 * uniform[9] - 1) * config.hue, torch.zeros(())),
-        gray=(uniform[10] < config.gray).float(),
-        blur=_draw_blur(config, later) if config.blur > 0 else None,
-        solarize=later[2] < config.solarize if config.solarize > 0 else None,
+        flip=flip < config.flip,
+        brightness=factor(brightness, config.brightness),
+        contrast=factor(contrast, config.contrast),
+        saturation=factor(saturation, config.saturation),
+        hue=torch.where(jittered, (2 * hue - 1) * config.hue, torch.zeros(())),
+        gray=(gray < config.gray).float(),
+        blur=torch.where(blur < config.blur, _between(config.blur_sigma, sigma), torch.zeros(()))
+        if config.blur > 0
+        else None,
+        solarize=solarize < config.solarize if config.solarize > 0 else None,
     )
+
+
+def _draw_crop_sides(config: AugmentConfig, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Height and width as shares of the image's side, and whether the crop is to lie in the centre; [B] each.
+
+    Inception's crop (Szegedy et al. 2015), area and log ratio uniform, as torchvision draws it: again until it lies
+    within the image; where no attempt does, the largest crop with a ratio that is allowed, in the centre.
+
+    Args:
+        uniform: [2, attempts, B] in [0, 1).
+    """
+    area = _between(config.crop_scale, uniform[0])
+    low, high = config.crop_ratio
+    ratio = _exactly(np.exp, _between((math.log(low), math.log(high)), uniform[1]).double()).float()
+    fits = (area <= ratio) & (area * ratio <= 1)
+    attempt = fits.int().argmax(dim=0, keepdim=True)  # the first that fits
+    area, ratio, fits = (values.gather(0, attempt)[0] for values in (area, ratio, fits))
+    nearest_ratio = min(max(1.0, low), high)
+    height = torch.where(fits, _exactly(np.sqrt, area / ratio), min(1.0, 1 / nearest_ratio))
+    width = torch.where(fits, _exactly(np.sqrt, area * ratio), min(1.0, nearest_ratio))
+    return height.clamp(max=1.0), width.clamp(max=1.0), ~fits
+
+
+def _between(bounds: tuple[float, float], uniform: Tensor) -> Tensor:
+    low, high = bounds
+    return low + uniform * (high - low)
 
 
 def _exactly(function: Callable[[ndarray], ndarray], values: Tensor) -> Tensor:
     """numpy's function of the values: torch takes some from a library whose last bits differ between makes of CPU."""
     return torch.from_numpy(function(values.numpy()))
-
-
-def _draw_blur(config: AugmentConfig, uniform: Tensor) -> Tensor:
-    low, high = config.blur_sigma
-    return torch.where(uniform[0] < config.blur, low + uniform[1] * (high - low), torch.zeros(()))
 
 
 def augment(pixels: Tensor, draws: AugmentDraws, *, operations: Transform | None = None) -> Tensor:

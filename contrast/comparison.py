@@ -262,6 +262,7 @@ def _flatten(record: RunRecord) -> dict[str, JSON]:
             flat[prefix] = value
 
     walk("", record.config.to_json())
+    walk("augment_draws", record.augment_draws)
     walk("trained_on", record.trained_on.to_json())
     return flat
 

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from contrast.augment import DRAWS
 from contrast.config import TrainConfig
 from contrast.runlog import METRICS_NAME
 from shards.atomic import remove_temporary_files, write_atomically
@@ -174,10 +175,17 @@ class RunRecord:
 
     config: TrainConfig
     trained_on: TrainedOn
+    augment_draws: int = DRAWS
+    """See contrast.augment.DRAWS; runs of another version are scored, but not gone on with."""
 
     def to_json(self) -> dict[str, JSON]:
         """Plain mapping, fit for json.dumps."""
-        return {"format": FORMAT, "trained_on": self.trained_on.to_json(), "config": self.config.to_json()}
+        return {
+            "format": FORMAT,
+            "augment_draws": self.augment_draws,
+            "trained_on": self.trained_on.to_json(),
+            "config": self.config.to_json(),
+        }
 
 
 def read_run(run: Path) -> RunRecord:
@@ -192,7 +200,11 @@ def read_run(run: Path) -> RunRecord:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
             raise ValueError(f"{path} is of format {data['format']}, this version reads {FORMAT}: update the package")
-        return RunRecord(config=TrainConfig.from_json(data["config"]), trained_on=TrainedOn(**data["trained_on"]))
+        return RunRecord(
+            config=TrainConfig.from_json(data["config"]),
+            trained_on=TrainedOn(**data["trained_on"]),
+            augment_draws=data.get("augment_draws", 1),
+        )
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{run} is not a run (no {CONFIG_NAME}): give the folder of contrast train --out") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, AttributeError) as error:
@@ -245,6 +257,11 @@ def _check_record(run: Path, record: RunRecord) -> None:
     here = read_run(run)
     difference = here.trained_on.difference(record.trained_on)
     difference = difference or first_difference(here.config.to_json(), record.config.to_json())
+    if difference is None and here.augment_draws != record.augment_draws and here.config.positives != "tz":
+        raise ValueError(
+            f"{run} was begun by a version of this package that draws its augmentation otherwise: choose another "
+            "--out, or go on with that version"
+        )
     if difference is not None:
         raise ValueError(
             f"{run} is a run of another configuration ({difference}): choose another --out or ask for the same"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 import contrast
+from contrast.augment import DRAWS
 from contrast.config import TrainConfig
 from contrast.run_folder import hash_anchors, read_run
 from contrast.run_options import RunOptions
@@ -100,6 +102,19 @@ def test_a_folder_of_another_run_is_refused_by_the_field(
     with pytest.raises(ValueError, match=r"trained_on\.recipe_id"):
         train_encoder(config, shards=make_groups(seed=9), out=run, options=QUIET)
     assert (run / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_run_of_other_augmentation_draws_is_scored_but_not_gone_on_with(
+    groups: Path, tmp_path: Path, config: TrainConfig
+) -> None:
+    run = tmp_path / "run"
+    train_encoder(config, shards=groups, out=run, options=QUIET)
+    begun = json.loads((run / "config.json").read_text())
+    assert begun.pop("augment_draws") == DRAWS  # earlier versions did not say
+    (run / "config.json").write_text(json.dumps(begun))
+    assert read_run(run).augment_draws == 1
+    with pytest.raises(ValueError, match="a version of this package that draws its augmentation otherwise: choose"):
+        train_encoder(config, shards=groups, out=run, options=QUIET)
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_binds_nobody(
