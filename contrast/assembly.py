@@ -51,7 +51,7 @@ def open_real(config: TrainConfig, directory: Path | None, dataset: GroupDataset
     real = GroupDataset(directory)
     if real.image_size != dataset.image_size:
         raise ValueError(
-            f"--mix: {directory} holds images of {real.image_size} px, {dataset.directory} of {dataset.image_size} px; "
+            f"--mix: {directory} holds images of {real.image_size} px, {dataset.location} of {dataset.image_size} px; "
             "use one size"
         )
     if config.num_real > len(real):

@@ -4,7 +4,7 @@ Step s of a run takes the same groups whether the run was interrupted or not, an
 of an epoch at most once (the incomplete batch at its end is dropped); `contrast.orders` has the orders. Decoded images
 stay in memory where they fit a budget.
 
-    batches = GroupBatches(dataset, batch_size=256, seed=0)
+    batches = GroupBatches(dataset, ShuffledOrder(len(dataset), batch_size=256, seed=0))
     for batch in batches.steps(first, last):
         batch.images                      # uint8 [256, K, H, W, 3]
 """
@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 from numpy import ndarray
 
-from contrast.orders import GroupOrder, ShuffledOrder
+from contrast.orders import GroupOrder
 from shards.decoding import DecodingProcesses
 
 MEMORY_BYTES = 2 * 10**9
@@ -81,67 +81,39 @@ class Batches(Protocol):
         """Batches of the steps first … last - 1, in order, loaded ahead."""
 
 
-def count_steps_per_epoch(num_groups: int, batch_size: int) -> int:
-    """Whole batches in one pass over the groups; what is left over is not seen in that pass.
-
-    Raises:
-        ValueError: there is not even one.
-    """
-    if batch_size > num_groups:
-        raise ValueError(
-            f"batch size {batch_size} is larger than the {num_groups} groups: "
-            f"use --batch-size {num_groups} or less, or more groups"
-        )
-    return num_groups // batch_size
-
-
 class GroupBatches:
     """The batches of a run, by step number.
 
     Args:
-        batch_size: groups of the global batch; a multiple of the number of ranks.
-        order: which groups a batch holds; all of them shuffled when None.
+        order: which groups a batch holds.
         memory_bytes: decoded images are kept, each after its first use, when all of them fit this.
         num_workers: batches that are worked on at a time, each by a thread.
         decoding: processes that the threads leave the decoding to; the threads decode themselves when None.
         latents: gives the latents of a group, [K, …], where the batches shall carry them.
-
-    Raises:
-        ValueError: the batch is larger than the dataset or does not divide among the ranks.
     """
 
     def __init__(
         self,
         dataset: GroupSource,
+        order: GroupOrder,
         *,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        order: GroupOrder | None = None,
         num_workers: int = NUM_WORKERS,
         decoding: DecodingProcesses | None = None,
         memory_bytes: int = MEMORY_BYTES,
         latents: Callable[[int], ndarray] | None = None,
     ) -> None:
-        self.steps_per_epoch = count_steps_per_epoch(len(dataset), batch_size)
+        self.steps_per_epoch = order.steps_per_epoch
         self._dataset: GroupSource = dataset if decoding is None else decoding
         self._decoding = decoding
-        self._order = order or ShuffledOrder(
-            len(dataset), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
-        )
+        self.order = order
         self._num_workers = num_workers
         self._latents = latents
         shape = (len(dataset), dataset.num_images, dataset.image_size, dataset.image_size, 3)
         self._memory = _GroupMemory(shape) if int(np.prod(shape)) <= memory_bytes else None
 
-    def indices(self, step: int) -> ndarray:
-        """The groups of this rank at a step, int64 [batch_size / world_size]."""
-        return self._order.batch(*divmod(step, self.steps_per_epoch))
-
     def load(self, step: int) -> GroupBatch:
         """The batch of a step, decoded or from memory."""
-        indices = self.indices(step)
+        indices = self.order.groups(step)
         if self._memory is None:
             images, labels = self._dataset.batch(indices)
         else:

@@ -1,6 +1,6 @@
 """Batches through FFCV: its loader, its threads, its memory map; our order, and our pixels bit for bit.
 
-    batches = BetonBatches(dataset, beton="datasets/demo/groups.beton", batch_size=256, seed=0)
+    batches = BetonBatches(dataset, order, beton="datasets/demo/groups.beton", num_workers=2)
     for batch in batches.steps(first, last):
         batch.images                      # uint8 [256, K, H, W, 3]
 
@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-from contrast.batches import NUM_WORKERS, GroupBatch, count_steps_per_epoch
-from contrast.orders import ShuffledOrder
+from contrast.batches import GroupBatch
+from contrast.orders import GroupOrder
 from shards.beton import BETON_NAME, check_beton, field_names, require_ffcv
 from shards.dataset import GroupDataset
 from shards.errors import DamageError
@@ -33,7 +33,7 @@ _RGB = 0  # TJPF_RGB of turbojpeg.h
 
 
 class BetonBatches:
-    """The batches of a run, by step number: those of `GroupBatches` with the shuffled order.
+    """The batches of a run, by step number: those of `GroupBatches` in the same order.
 
     Args:
         dataset: says which groups; its tars are not read.
@@ -41,20 +41,17 @@ class BetonBatches:
         num_workers: decoding threads; no more than the machine has cores.
 
     Raises:
-        ValueError: FFCV is not installed, the file is of another dataset or of fewer groups, or the batch does not fit.
+        ValueError: FFCV is not installed, the file is of another dataset or of fewer groups.
         DamageError: the file is not as it was written.
     """
 
     def __init__(
         self,
         dataset: GroupDataset,
+        order: GroupOrder,
         *,
-        beton: str | Path | None = None,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        num_workers: int = NUM_WORKERS,
+        beton: str | Path | None,
+        num_workers: int,
     ) -> None:
         require_ffcv()
         if beton is None:
@@ -62,12 +59,12 @@ class BetonBatches:
                 raise ValueError(f"{dataset.location} is no folder: give FFCV's file with --beton")
             beton = Path(dataset.location) / BETON_NAME
         check_beton(beton, dataset.manifest, num_groups=len(dataset))
-        self.steps_per_epoch = count_steps_per_epoch(len(dataset), batch_size)
-        self._order = ShuffledOrder(len(dataset), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
+        self.steps_per_epoch = order.steps_per_epoch
+        self.order = order
         self._num_images = dataset.num_images
         self._beton = beton
         self._failed = np.array([0, 1], np.uint8)  # the first becomes 1 when an image does not decode
-        self._batch_size, self._num_workers = batch_size // world_size, num_workers
+        self._num_workers = num_workers
 
     @cached_property
     def _loader(self) -> Any:
@@ -75,21 +72,17 @@ class BetonBatches:
         return _open_loader(
             self._beton,
             self._failed,
-            batch_size=self._batch_size,
+            batch_size=self.order.share,
             num_images=self._num_images,
             num_workers=self._num_workers,
         )
-
-    def indices(self, step: int) -> ndarray:
-        """The groups of this rank at a step, int64 [batch_size / world_size]."""
-        return self._order.batch(*divmod(step, self.steps_per_epoch))
 
     def steps(self, first: int, last: int) -> Generator[GroupBatch, None, None]:
         """Batches of the steps first … last - 1, in order, loaded ahead by FFCV's threads."""
         step = first
         while step < last:
             end = min(last, step - step % self.steps_per_epoch + self.steps_per_epoch)  # of this epoch
-            parts = [self.indices(s) for s in range(step, end)]
+            parts = [self.order.groups(s) for s in range(step, end)]
             with closing(_iterate(self._loader, np.concatenate(parts))) as incoming:
                 for indices, fields in zip(parts, incoming, strict=True):
                     if self._failed[0]:

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from contrast.augment import AugmentConfig
-from contrast.batches import count_steps_per_epoch
 from contrast.encoders import check_encoder
 from contrast.mixing import count_real
 from contrast.objectives import OBJECTIVES
+from contrast.orders import count_steps_per_epoch
 from contrast.positives import POSITIVES
-from shards.canonical import JSON, first_difference
+from shards.canonical import JSON
 
 OPTIMIZERS = ("sgd", "lars", "adamw")
 ORDERS = ("shuffled", "streamed")
@@ -120,6 +120,17 @@ class TrainConfig:
         """Groups of a batch that are generated."""
         return self.batch_size - self.num_real
 
+    def check_processes(self, count: int) -> None:
+        """Raises ValueError unless both kinds of groups of a batch divide among so many processes, in every part."""
+        shares = count * self.accumulate
+        if self.num_generated % shares or self.num_real % shares:
+            mixed = f" with {self.num_real} real images" if self.num_real else ""
+            raise ValueError(
+                f"batch size {self.batch_size}{mixed} does not divide among {count} processes"
+                + (f" in {self.accumulate} parts" if self.accumulate > 1 else "")
+                + f": use {'another --batch-size or --mix' if mixed else 'a multiple'}"
+            )
+
     def to_json(self) -> dict[str, JSON]:
         """Plain mapping, fit for json.dumps."""
         data = dataclasses.asdict(self)
@@ -138,10 +149,6 @@ class TrainConfig:
             raise ValueError(f"the run has settings that this version does not know: {', '.join(sorted(unknown))}")
         augment: dict[str, JSON] = {name: tuple(v) if isinstance(v, list) else v for name, v in data["augment"].items()}
         return cls(**{**data, "augment": AugmentConfig(**augment)})
-
-    def difference(self, other: TrainConfig) -> str | None:
-        """The first field in which `other`, asked for, differs from this one, in the folder; None where they agree."""
-        return first_difference(self.to_json(), other.to_json())
 
 
 def steps_of(

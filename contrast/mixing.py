@@ -137,18 +137,7 @@ def deal_parts(generated: ndarray, real: ndarray, num_parts: int) -> ndarray:
 def own_rows(
     num_generated: int, num_real: int, *, num_images: int, rank: int, world_size: int, num_parts: int = 1
 ) -> ndarray:
-    """Which images of the global batch a rank holds, int64, in the order of `deal_parts`.
-
-    Raises:
-        ValueError: the groups do not divide among the processes and parts.
-    """
-    num_shares = world_size * num_parts
-    if num_generated % num_shares or num_real % num_shares:
-        raise ValueError(
-            f"{num_generated} generated and {num_real} real groups do not divide among {world_size} processes"
-            + (f" in {num_parts} parts" if num_parts > 1 else "")
-            + ": use another --batch-size or --mix"
-        )
+    """Which images of the global batch a rank holds, int64, in the order of `deal_parts`."""
 
     def own_images(first: int, count: int) -> ndarray:
         share = count // world_size

@@ -25,7 +25,7 @@ from typing import Any
 from numpy import ndarray
 
 from contrast.batches import MEMORY_BYTES, NUM_WORKERS, Batches, GroupBatch, GroupBatches
-from contrast.orders import WINDOW_GROUPS, StreamedOrder
+from contrast.orders import WINDOW_GROUPS, ShuffledOrder, StreamedOrder
 from shards.dataset import GroupDataset
 from shards.decoding import DecodingProcesses
 from shards.fetching import is_address
@@ -84,68 +84,49 @@ def open_batches(
     """
     choose_reader(reader, dataset.location)
     place: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "rank": rank, "world_size": world_size}
-    if reader == "ffcv":
-        if latents is not None:
-            raise ValueError("FFCV's file holds no latents: use --reader tar or webdataset for this objective")
-        from contrast.beton_batches import BetonBatches
+    kept: dict[str, Any] = {"num_workers": num_workers, "memory_bytes": memory_bytes, "latents": latents}
+    order: ShuffledOrder | StreamedOrder
+    if reader == "webdataset":
+        order = StreamedOrder(len(dataset), dataset.manifest.shard_size, **place)
+        if isinstance(dataset, RemoteDataset):
+            return FetchedBatches(dataset, order, **kept)
+    else:
+        order = ShuffledOrder(len(dataset), **place)
+        if reader == "ffcv":
+            if latents is not None:
+                raise ValueError("FFCV's file holds no latents: use --reader tar or webdataset for this objective")
+            from contrast.beton_batches import BetonBatches
 
-        return BetonBatches(dataset, beton=beton, **place, num_workers=num_workers)
-    # What comes over a network keeps to threads: they share the shards that were fetched.
-    decoding = None
-    if not isinstance(dataset, RemoteDataset):
-        decoding = DecodingProcesses(dataset, count=num_workers, most_groups=batch_size // world_size)
-    kind = GroupBatches if reader == "tar" else StreamedBatches
-    return kind(
-        dataset,
-        **place,
-        num_workers=num_workers,
-        decoding=decoding,
-        memory_bytes=memory_bytes,
-        latents=latents,
-    )
+            return BetonBatches(dataset, order, beton=beton, num_workers=num_workers)
+    decoding = DecodingProcesses(dataset, count=num_workers, most_groups=order.share)
+    return GroupBatches(dataset, order, decoding=decoding, **kept)
 
 
-class StreamedBatches(GroupBatches):
-    """Batches in the streamed order; the shards of the next window are fetched while this one is used."""
+class FetchedBatches(GroupBatches):
+    """Batches of a dataset at an address; the shards of the next window are fetched while this one is used.
+
+    Decoding keeps to threads: they share the shards that were fetched.
+
+    Raises:
+        ValueError: the cache is too small for two windows.
+    """
 
     def __init__(
         self,
-        dataset: GroupDataset,
+        dataset: RemoteDataset,
+        order: StreamedOrder,
         *,
-        batch_size: int,
-        seed: int,
-        rank: int,
-        world_size: int,
         num_workers: int,
-        decoding: DecodingProcesses | None = None,
         memory_bytes: int,
-        latents: Callable[[int], ndarray] | None = None,
+        latents: Callable[[int], ndarray] | None,
     ) -> None:
-        self._streamed = StreamedOrder(
-            len(dataset),
-            dataset.manifest.shard_size,
-            batch_size=batch_size,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-        )
-        super().__init__(
-            dataset,
-            batch_size=batch_size,
-            seed=seed,
-            order=self._streamed,
-            num_workers=num_workers,
-            decoding=decoding,
-            memory_bytes=memory_bytes,
-            latents=latents,
-        )
-        self._remote = dataset if isinstance(dataset, RemoteDataset) else None
+        super().__init__(dataset, order, num_workers=num_workers, memory_bytes=memory_bytes, latents=latents)
+        _check_cache(dataset)
+        self._remote, self._streamed = dataset, order
         self._asking = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._end = 0
         self._asked: set[tuple[int, int]] = set()
-        if self._remote is not None:
-            self._check_cache(self._remote)
 
     def steps(self, first: int, last: int) -> Generator[GroupBatch, None, None]:
         """As GroupBatches.steps."""
@@ -160,7 +141,7 @@ class StreamedBatches(GroupBatches):
     def load(self, step: int) -> GroupBatch:
         """The batch of a step; sees to it that the shards of its window and of the next one are on their way."""
         pool = self._pool
-        if self._remote is not None and pool is not None:
+        if pool is not None:
             epoch, position = divmod(step, self.steps_per_epoch)
             window = self._streamed.window_of(position)
             self._fetch(pool, epoch, window)
@@ -172,7 +153,6 @@ class StreamedBatches(GroupBatches):
         return super().load(step)
 
     def _fetch(self, pool: ThreadPoolExecutor, epoch: int, window: int) -> None:
-        assert self._remote is not None
         with self._asking:
             if (epoch, window) in self._asked:
                 return
@@ -181,13 +161,14 @@ class StreamedBatches(GroupBatches):
         for shard_index in self._streamed.shards_of(epoch, window):
             pool.submit(self._remote.fetch, [shard_index])
 
-    def _check_cache(self, dataset: RemoteDataset) -> None:
-        limit = dataset.cache.limit_bytes
-        shards = dataset.manifest.shards
-        num_needed = min(len(shards), 2 * (WINDOW_GROUPS // dataset.manifest.shard_size + 2))
-        needed = num_needed * max(shard.bytes for shard in shards)
-        if limit is not None and limit < needed:
-            raise ValueError(
-                f"a cache of {format_bytes(limit)} is too small: two windows of {WINDOW_GROUPS} groups, the one in use "
-                f"and the next, take up to {format_bytes(needed)}; give --cache-bytes {needed} or more"
-            )
+
+def _check_cache(dataset: RemoteDataset) -> None:
+    limit = dataset.cache.limit_bytes
+    shards = dataset.manifest.shards
+    num_needed = min(len(shards), 2 * (WINDOW_GROUPS // dataset.manifest.shard_size + 2))
+    needed = num_needed * max(shard.bytes for shard in shards)
+    if limit is not None and limit < needed:
+        raise ValueError(
+            f"a cache of {format_bytes(limit)} is too small: two windows of {WINDOW_GROUPS} groups, the one in use "
+            f"and the next, take up to {format_bytes(needed)}; give --cache-bytes {needed} or more"
+        )

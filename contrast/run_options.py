@@ -57,8 +57,9 @@ class RunOptions:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', ' ')} {getattr(self, name)}: give a whole number above 0")
         check_threads(self.num_threads)
-        if self.memory_bytes < 0 or not self.checkpoint_seconds >= 0:  # not a number fails this, too
-            raise ValueError("memory bytes and checkpoint seconds: give 0 or more")
+        for name in ("memory_bytes", "checkpoint_seconds"):
+            if not getattr(self, name) >= 0:  # not a number fails this, too
+                raise ValueError(f"{name.replace('_', ' ')} {getattr(self, name)}: give 0 or more")
         if (self.knn_every is None) != (self.knn_data is None):
             raise ValueError("online kNN: give both --knn-every, such as 500, and --knn-data, such as cifar10")
         if self.knn_every is not None and (self.knn_every < 1 or self.knn_every % self.log_every):

@@ -72,17 +72,12 @@ def train_encoder(
         torch.set_num_threads(options.num_threads)
     with process_group(options.device) as place:
         check_order(config.order, options.reader)
+        config.check_processes(place.world_size)
         dataset = open_dataset(shards, n=n, cache=options.cache, cache_bytes=options.cache_bytes)
         needs_latents = OBJECTIVES[config.objective].needs_latents
         objective = build_objective(config, find_facts(dataset, with_latents=needs_latents))
         check_encoder_fits(config.encoder, image_size=dataset.image_size)
         real = open_real(config, None if mix is None else Path(mix), dataset)
-        if config.batch_size % (place.world_size * config.accumulate):
-            raise ValueError(
-                f"batch size {config.batch_size} does not divide among {place.world_size} processes"
-                + (f" in {config.accumulate} parts" if config.accumulate > 1 else "")
-                + ": use a multiple"
-            )
         read = partial(
             open_batches,
             seed=config.seed,

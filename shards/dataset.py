@@ -179,7 +179,7 @@ class GroupDataset:
     def latents(self, index: int) -> np.ndarray:
         """The group's latents, where the recipe stores them."""
         if not self.manifest.recipe.store_latents:
-            raise ValueError(f"{self.directory} stores no latents: render with --store-latents, or draw them again")
+            raise ValueError(f"{self.location} stores no latents: render with --store-latents, or draw them again")
         try:
             return parse_array(self.read(index, "latents.npy"))
         except ValueError as error:

@@ -203,7 +203,6 @@ class RemoteDataset(GroupDataset):
         if "://" not in self.address:
             raise ValueError(f"{address} names no place: give an address such as s3://bucket/folder")
         self.cache = ShardCache(cache, limit_bytes=cache_bytes)
-        self.directory = self.cache.folder
         path = f"{self.address}/{MANIFEST_NAME}"
         manifest = parse_manifest(read_address(path), path)
         largest = max(shard.bytes for shard in manifest.shards)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -127,7 +127,7 @@ def draw_sheet(dataset: GroupDataset, groups: list[Group], scale: int | None) ->
     """The sheet of a dataset as an image: title, column heads, and a row per group."""
     recipe = dataset.manifest.recipe
     return draw_rows(
-        title=str(recipe.source.get("generator", dataset.directory.name)),
+        title=str(recipe.source.get("generator", PurePosixPath(dataset.location).name)),
         facts=[f"{format_count(len(dataset))} groups", f"{dataset.image_size} px", f"recipe {recipe.id[:12]}"],
         heads=[("anchor", ""), *((f"view {number}", _describe(view)) for number, view in enumerate(recipe.views))],
         rows=[

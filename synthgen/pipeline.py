@@ -149,7 +149,7 @@ class ShardRenderer:
                 on_groups(in_flight.popleft().result())
 
     def busy_shares(self, seconds: float) -> dict[str, float]:
-        """Share of the last `seconds` that each stage's threads were busy, over the renderer's life; 1 is the limit."""
+        """Busy share of each stage's threads since the renderer was made, `seconds` ago; 1 is the limit."""
         with self._lock:
             return {stage: busy / self._threads[stage] / seconds for stage, busy in self._busy_seconds.items()}
 

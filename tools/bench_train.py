@@ -38,6 +38,7 @@ from contrast.encoders import to_encoder_layout
 from contrast.network import TrainedNetwork
 from contrast.objectives import build_objective
 from contrast.optimizer import build_optimizer, default_settings
+from contrast.orders import ShuffledOrder
 from contrast.run_folder import TrainedOn
 from contrast.run_options import RunOptions, TrainSummary
 from contrast.training import run_steps, train_encoder
@@ -83,7 +84,7 @@ def train_ours(task: TrainTask, run: Path) -> TrainSummary:
 
 def train_resident(task: TrainTask, run: Path) -> TrainSummary:
     """The same loop without reading."""
-    batches = GroupBatches(task.dataset, batch_size=task.config.batch_size, seed=0)
+    batches = GroupBatches(task.dataset, ShuffledOrder(len(task.dataset), batch_size=task.config.batch_size, seed=0))
     run.mkdir()
     return run_steps(
         task.config,

@@ -55,7 +55,7 @@ def share_anchors(train: GroupDataset, test: GroupDataset) -> bool:
         return True
     if ours.is_real and content_of(ours) == content_of(theirs):
         raise ValueError(
-            f"{train.directory} and {test.directory} hold the same images in two orders, so that labels would come "
+            f"{train.location} and {test.location} hold the same images in two orders, so that labels would come "
             "from images that are tested on: give one of the two alone"
         )
     return False

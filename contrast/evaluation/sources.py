@@ -149,7 +149,7 @@ def _first_test_index(dataset: GroupDataset, trained_on: TrainedOn | None, *, ho
     seen = 0 if trained_on is None else num_groups_seen(trained_on, dataset)
     if seen >= length:
         raise ValueError(
-            f"{dataset.directory}: the encoder was trained on all of its {length} groups"
+            f"{dataset.location}: the encoder was trained on all of its {length} groups"
             + (", or on the same images in another order" if is_real else "")
             + ", so none is left to test on; "
             + ("pack images that it has not seen" if is_real else "render more groups, or some with another --seed")
@@ -160,7 +160,7 @@ def _first_test_index(dataset: GroupDataset, trained_on: TrainedOn | None, *, ho
     num_held_out = int(length * HELD_OUT_SHARE)
     if num_held_out == 0:
         raise ValueError(
-            f"{dataset.directory}: a fifth of its groups is held out for testing, and {length} are too few for that; "
+            f"{dataset.location}: a fifth of its groups is held out for testing, and {length} are too few for that; "
             "give 5 groups or more, or other images with --data-train"
         )
     return max(length - num_held_out, seen)
@@ -169,7 +169,7 @@ def _first_test_index(dataset: GroupDataset, trained_on: TrainedOn | None, *, ho
 def _from_shards(dataset: GroupDataset, first: int, last: int, size: int) -> ListedImages:
     is_real = dataset.manifest.recipe.is_real
     ids = np.array(sorted(dataset.class_names), dtype=np.int64)
-    name = f"{'images' if is_real else 'generated anchors'} {first}…{last - 1} of {dataset.directory}"
+    name = f"{'images' if is_real else 'generated anchors'} {first}…{last - 1} of {dataset.location}"
 
     def read(rows: ndarray) -> ndarray:
         pixels = np.empty((len(rows), size, size, 3), dtype=np.uint8)

@@ -20,7 +20,7 @@ from torch import Tensor
 from shards.progress import Progress
 from synthgen.adapters import load_generator
 from synthgen.adapters.protocol import DifferentiableGenerator
-from synthgen.devices import choose_device, choose_dtype
+from synthgen.devices import choose_device
 from synthgen.draws import draw_labels, draw_truncated_normal, draw_uniform
 from synthgen.numbers import check_whole
 from synthgen.steer.edits import EDITS, apply_edit
@@ -57,7 +57,7 @@ def learn_walks(
         "truncation": float(truncation),
         "steps": steps,
         "seed": seed,
-        "dtype": choose_dtype("auto", place),
+        "dtype": generator.dtype,
         "largest": {name: EDITS[name].largest for name in edits},
         "explained": {name: round(share, 4) for name, share in explained.items()},
     }

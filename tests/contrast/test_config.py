@@ -54,12 +54,28 @@ def test_wrong_new_settings_are_refused_by_name(settings: dict[str, Any], messag
         TrainConfig(**{"steps": 5, **settings})
 
 
-def test_the_first_difference_is_named() -> None:
-    config = TrainConfig(steps=5)
-    assert config.difference(TrainConfig(steps=5)) is None
-    assert config.difference(TrainConfig(steps=6)) == "steps: 5 in the folder, 6 asked for"
-    other = TrainConfig(steps=5, augment=AugmentConfig(hue=0.2))
-    assert config.difference(other) == "augment.hue: 0.1 in the folder, 0.2 asked for"
+@pytest.mark.parametrize(
+    ("settings", "count", "message"),
+    [
+        ({"batch_size": 12}, 5, "batch size 12 does not divide among 5 processes: use a multiple"),
+        (
+            {"batch_size": 12, "accumulate": 4},
+            2,
+            "batch size 12 does not divide among 2 processes in 4 parts: use",
+        ),
+        # 130 is a multiple of 5, but 98 is none
+        (
+            {"batch_size": 130, "mix_share": 0.25},
+            5,
+            "batch size 130 with 32 real .* use another --batch-size or --mix",
+        ),
+    ],
+)
+def test_a_batch_is_shared_evenly(settings: dict[str, Any], count: int, message: str) -> None:
+    config = TrainConfig(steps=5, **settings)
+    config.check_processes(2 // config.accumulate or 1)
+    with pytest.raises(ValueError, match=message):
+        config.check_processes(count)
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,14 @@ from contrast.orders import ShuffledOrder, StreamedOrder, draw_order
 from shards.stream import shard_order
 
 
-def epoch_of(order: StreamedOrder, epoch: int, num_batches: int) -> np.ndarray:
-    return np.concatenate([order.batch(epoch, position) for position in range(num_batches)])
+def epoch_of(order: StreamedOrder, epoch: int) -> np.ndarray:
+    first = epoch * order.steps_per_epoch
+    return np.concatenate([order.groups(step) for step in range(first, first + order.steps_per_epoch)])
 
 
 def test_the_streamed_order_is_pinned() -> None:
     order = StreamedOrder(1000, 64, batch_size=50, seed=3, rank=1, world_size=2, window=100)
-    digest = hashlib.sha256(epoch_of(order, 2, 20).astype("<i8").tobytes()).hexdigest()
+    digest = hashlib.sha256(epoch_of(order, 2).astype("<i8").tobytes()).hexdigest()
     assert digest[:16] == "423f5e039d730678"
 
 
@@ -42,7 +43,6 @@ def test_an_epoch_holds_every_group_but_the_incomplete_batch(
                     window=window,
                 ),
                 epoch,
-                num_batches,
             )
             for rank in range(world_size)
         ]
@@ -59,7 +59,7 @@ def test_windows_follow_the_order_of_the_shards() -> None:
     order = StreamedOrder(1000, 50, batch_size=20, seed=5, window=100)
     expected = shard_order(20, seed=5, epoch=1)
     for window in range(10):
-        groups = np.concatenate([order.batch(1, position) for position in range(5 * window, 5 * window + 5)])
+        groups = np.concatenate([order.groups(50 + position) for position in range(5 * window, 5 * window + 5)])
         assert sorted(set((groups // 50).tolist())) == sorted(expected[2 * window : 2 * window + 2])
         assert order.shards_of(1, window) == expected[2 * window : 2 * window + 2]
         assert len(np.unique(np.diff(groups))) > 10  # mixed
@@ -72,7 +72,7 @@ def test_the_shards_of_a_window_are_all_that_its_batches_touch(rank: int) -> Non
     for position in range(995 // 21):
         window = order.window_of(position)
         allowed = {*order.shards_of(0, window), *order.shards_of(0, max(0, window - 1))}
-        assert set((order.batch(0, position) // 30).tolist()) <= allowed
+        assert set((order.groups(position) // 30).tolist()) <= allowed
         assert order.first_position_of(window) <= position < order.first_position_of(window + 1)
 
 
@@ -85,12 +85,12 @@ def test_the_next_permutation_is_drawn_ahead(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("contrast.orders.draw_order", draw)
     order = ShuffledOrder(100, batch_size=10, seed=0)
-    order.batch(0, 4)
+    order.groups(4)
     assert drawn == [0]
-    order.batch(0, 5)
+    order.groups(5)
     ahead = order._drawn[1]
     assert np.array_equal(ahead.result(), draw_order(100, seed=0, epoch=1)) and sorted(drawn) == [0, 1]
-    assert np.array_equal(order.batch(1, 0), draw_order(100, seed=0, epoch=1)[:10]) and sorted(drawn) == [0, 1]
+    assert np.array_equal(order.groups(10), draw_order(100, seed=0, epoch=1)[:10]) and sorted(drawn) == [0, 1]
 
 
 def test_what_goes_wrong_while_drawing_reaches_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,13 +99,14 @@ def test_what_goes_wrong_while_drawing_reaches_whoever_asks(monkeypatch: pytest.
 
     monkeypatch.setattr("contrast.orders.draw_order", fail)
     with pytest.raises(MemoryError, match="no room"):
-        ShuffledOrder(100, batch_size=10, seed=0).batch(0, 0)
+        ShuffledOrder(100, batch_size=10, seed=0).groups(0)
 
 
-def test_a_batch_that_does_not_divide_is_refused() -> None:
-    for build in (
-        lambda: ShuffledOrder(100, batch_size=10, seed=0, world_size=3),
-        lambda: StreamedOrder(100, 10, batch_size=10, seed=0, world_size=3),
-    ):
+def test_a_batch_that_does_not_fit_is_refused() -> None:
+    for build in (ShuffledOrder, lambda num_groups, **settings: StreamedOrder(num_groups, 10, **settings)):
+        with pytest.raises(
+            ValueError, match="batch size 101 is larger than the 100 groups: use"
+        ):
+            build(100, batch_size=101, seed=0)
         with pytest.raises(ValueError, match="does not divide among 3 processes"):
-            build()
+            build(100, batch_size=10, seed=0, world_size=3)

@@ -38,7 +38,7 @@ def jpg_groups(make_groups: Callable[..., Path]) -> Path:
 
 
 def indices_of(batches: Any, steps: range) -> np.ndarray:
-    return np.concatenate([batches.indices(step) for step in steps])
+    return np.concatenate([batches.order.groups(step) for step in steps])
 
 
 @every_reader
@@ -106,7 +106,7 @@ def test_ffcv_gives_the_batches_of_the_tar_reader(jpg_groups: Path) -> None:
     dataset = GroupDataset(jpg_groups)
     for step in range(20):
         tar, ffcv = (open_batches(dataset, reader=reader, batch_size=7, seed=4) for reader in ("tar", "ffcv"))
-        assert np.array_equal(tar.indices(step), ffcv.indices(step))  # type: ignore[attr-defined]
+        assert np.array_equal(tar.order.groups(step), ffcv.order.groups(step))  # type: ignore[attr-defined]
 
 
 @needs_ffcv
