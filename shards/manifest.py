@@ -37,6 +37,11 @@ def shard_name(index: int) -> str:
     return f"{shard_stem(index)}.tar"
 
 
+def shard_counts(num_groups: int, shard_size: int) -> list[int]:
+    """Groups of every shard of a dataset, in order; only the last may hold fewer than shard_size."""
+    return [min(shard_size, num_groups - first) for first in range(0, num_groups, shard_size)]
+
+
 def shard_stem(index: int) -> str:
     """What the names of a shard's tar, index and marker begin with."""
     return f"train-{index:06d}"

@@ -106,6 +106,13 @@ def load_index(path: Path, *, count: int, num_members: int) -> np.ndarray:
     return index[:count]
 
 
+def format_array(array: np.ndarray) -> bytes:
+    """The .npy file of an array."""
+    file = io.BytesIO()
+    np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+    return file.getvalue()
+
+
 def parse_array(data: bytes | memoryview) -> np.ndarray:
     """The array that an .npy file holds.
 

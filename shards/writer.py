@@ -12,7 +12,6 @@ completion marker are on the disk. Folder-wide steps, the lock and the manifest 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ from shards.markers import (
     tar_path,
 )
 from shards.recipe import Recipe, RenderSettings, member_names
-from shards.tar import end_of_archive, make_index, member_header, padding
+from shards.tar import end_of_archive, format_array, make_index, member_header, padding
 from shards.turns import turn
 
 
@@ -150,11 +149,9 @@ class ShardWriter:
             seconds=seconds,
             stages=stages,
         )
-        offsets = io.BytesIO()
-        np.save(offsets, make_index(np.array(self._labels, np.int64), np.array(self._sizes, np.int64)))
-
+        index = make_index(np.array(self._labels, np.int64), np.array(self._sizes, np.int64))
         with turn(self._directory):
-            return self._appear(marker, offsets.getvalue())
+            return self._appear(marker, format_array(index))
 
     def _appear(self, marker: Marker, offsets: bytes) -> ShardRecord:
         found = read_marker(self._directory, self._index)

@@ -123,10 +123,9 @@ def estimate_render(job: RenderJob, state: FolderState) -> Estimate:
 
 def _measure_block(job: RenderJob, shard: ShardPlan) -> tuple[float, float]:
     """Bytes per group, and seconds per block with all forward threads at work."""
-    import torch
-
     from synthgen.arithmetic import reproducible_arithmetic, set_forward_threads
     from synthgen.devices import count_forward_threads, explain_out_of_memory
+    from synthgen.rerender import render_members
 
     recipe, generator = job.recipe, job.generator
     if job.render.compiled:
@@ -137,16 +136,13 @@ def _measure_block(job: RenderJob, shard: ShardPlan) -> tuple[float, float]:
     draws = draw_groups(
         recipe, latent_dim=generator.latent_dim, first=block.first, count=block.size, vectors=job.vectors
     )
-    latents = torch.from_numpy(draws.latents).to(job.device)
-    labels = torch.from_numpy(draws.labels).clamp(min=0).to(job.device)
+    latents, labels = draws.inputs(job.device)
     size = int(recipe.image["size"])
     num_threads = count_forward_threads(job.device)
 
     def render_block(num_members: int) -> tuple[NDArray[np.uint8], float]:
         began = time.perf_counter()
-        pixels = np.stack(
-            [generator.render(member, labels, size=size).cpu().numpy() for member in latents[:num_members]]
-        )
+        pixels = render_members(generator, latents[:num_members], labels, size=size)
         return pixels, time.perf_counter() - began
 
     # All at once, as in a render: side by side, passes share memory and caches, and each takes longer than alone.

@@ -13,7 +13,6 @@ behind the kernels that make them, and an event says when they are there.
 
 from __future__ import annotations
 
-import io
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +29,7 @@ import torch
 
 from shards.codec import encode_image
 from shards.recipe import Recipe, RenderSettings
+from shards.tar import format_array
 from shards.writer import ShardWriter
 from synthgen.adapters.compiling import compile_passes
 from synthgen.adapters.pixels import to_pixels
@@ -180,7 +180,7 @@ class ShardRenderer:
         self, draws: Draws, buffer: torch.Tensor
     ) -> tuple[torch.Tensor, tuple[torch.cuda.Event, torch.cuda.Event] | None]:
         on_gpu = self._device.type == "cuda"
-        latents, labels = torch.from_numpy(draws.latents), torch.from_numpy(draws.labels).clamp(min=0)
+        latents, labels = draws.inputs()
         with on_device(self._device):  # pinning too: elsewhere it would open a context on the first GPU
             finite = torch.empty(len(buffer), dtype=torch.bool, pin_memory=on_gpu)
             events = None
@@ -218,7 +218,7 @@ class ShardRenderer:
         images = [[encode_image(member[group], self._recipe.image) for member in pixels] for group in kept]
         latents: list[bytes | None] = [None] * len(kept)
         if self._recipe.store_latents:
-            latents = [npy_bytes(draws.latents[:, group]) for group in kept]
+            latents = [format_array(draws.latents[:, group]) for group in kept]
         self._buffers.append(buffer)
         self._add_busy(shard, "encode", time.perf_counter() - began)
         return draws, images, latents
@@ -296,10 +296,3 @@ def slowest_stage(shares: Mapping[str, float]) -> str:
     """The stage that the others wait for, as the progress line shows it: "generate 97%"."""
     stage = max(shares, key=lambda name: shares[name])
     return f"{stage} {min(shares[stage], 1.0):.0%}"
-
-
-def npy_bytes(array: np.ndarray) -> bytes:
-    """The .npy file of an array: a group's member latents.npy."""
-    stream = io.BytesIO()
-    np.save(stream, np.ascontiguousarray(array))
-    return stream.getvalue()

@@ -9,15 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.manifest import shard_counts
 from shards.recipe import Recipe
 from synthgen.class_weights import draw_weighted_labels
 from synthgen.draws import draw_labels, draw_truncated_normal
 from synthgen.vectors import VectorFiles
 from synthgen.views import policy_from_recipe
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +47,8 @@ class BlockPlan:
 def plan_shards(*, num_groups: int, shard_size: int) -> list[ShardPlan]:
     """The shards of a dataset, in order; only the last may hold fewer than shard_size groups."""
     return [
-        ShardPlan(index=index, first=first, count=min(shard_size, num_groups - first))
-        for index, first in enumerate(range(0, num_groups, shard_size))
+        ShardPlan(index=index, first=index * shard_size, count=count)
+        for index, count in enumerate(shard_counts(num_groups, shard_size))
     ]
 
 
@@ -64,6 +70,12 @@ class Draws:
     """[K, B, latent dimension]: anchors, then each view; truncation applied."""
     parameters: list[list[dict[str, object]]]
     """[V][B]: what to store about each view."""
+
+    def inputs(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Latents [K, B, latent dimension] and labels [B] as a generator takes them; without classes all of one."""
+        import torch
+
+        return torch.from_numpy(self.latents).to(device), torch.from_numpy(self.labels).clamp(min=0).to(device)
 
 
 def draw_groups(

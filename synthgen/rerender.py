@@ -15,17 +15,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from shards.codec import encode_image
 from shards.manifest import Manifest
 from shards.recipe import Recipe
+from shards.tar import format_array
 from shards.writer import metadata_bytes
 from synthgen.adapters import GENERATORS, load_generator
 from synthgen.adapters.own_names import kind_of_name
 from synthgen.adapters.protocol import Generator
 from synthgen.arithmetic import reproducible_arithmetic, set_forward_threads
 from synthgen.devices import count_forward_threads, explain_out_of_memory, on_device
-from synthgen.pipeline import npy_bytes
 from synthgen.plan import Draws, draw_groups
 from synthgen.vectors import VectorFiles
 
@@ -94,9 +95,7 @@ def render_blocks(
         assert first % batch_size == 0, first
         draws = draw_groups(recipe, latent_dim=generator.latent_dim, first=first, count=batch_size, vectors=vectors)
         with on_device(device), explain_out_of_memory(device, batch_size=batch_size):
-            latents = torch.from_numpy(draws.latents).to(device)
-            labels = torch.from_numpy(draws.labels).clamp(min=0).to(device)
-            return draws, np.stack([generator.render(member, labels, size=size).cpu().numpy() for member in latents])
+            return draws, render_members(generator, *draws.inputs(device), size=size)
 
     num_threads = count_forward_threads(device)
     waiting: deque[Future[tuple[Draws, NDArray[np.uint8]]]] = deque()
@@ -112,13 +111,18 @@ def render_blocks(
             yield waiting.popleft().result()
 
 
+def render_members(generator: Generator, latents: Tensor, labels: Tensor, *, size: int) -> NDArray[np.uint8]:
+    """uint8 [K, B, size, size, 3] from latents [K, B, latent dimension] and labels [B], a pass for each of the K."""
+    return np.stack([generator.render(member, labels, size=size).cpu().numpy() for member in latents])
+
+
 def group_members(
     recipe: Recipe, generator: Generator, draws: Draws, pixels: NDArray[np.uint8], row: int, *, first: int
 ) -> list[bytes]:
     """The members of group first + row, in tar order, as a render would write them."""
     label = int(draws.labels[row])
     images = [encode_image(member[row], recipe.image) for member in pixels]
-    latents = [npy_bytes(draws.latents[:, row])] if recipe.store_latents else []
+    latents = [format_array(draws.latents[:, row])] if recipe.store_latents else []
     metadata = metadata_bytes(
         index=first + row,
         label=label,

@@ -44,8 +44,8 @@ class Passes:
         batch = job.render.batch_size
         self._device, self._count, self._batch = job.device, max(1, images // batch), batch
         draws = draw_groups(job.recipe, latent_dim=job.generator.latent_dim, first=0, count=batch)
-        self._latents = torch.from_numpy(draws.latents[0]).to(job.device)
-        self._labels = torch.from_numpy(draws.labels).clamp(min=0).to(job.device)
+        latents, self._labels = draws.inputs(job.device)
+        self._latents = latents[0]
         network: Callable[[Tensor, Tensor], Tensor] = job.generator.network  # type: ignore[attr-defined]
         began = time.perf_counter()
         if form == "compiled":

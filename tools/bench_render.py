@@ -126,8 +126,7 @@ class Bare:
     def __init__(self, job: RenderJob, *, images: int) -> None:
         self._job, self._count = job, images // job.render.batch_size
         draws = draw_groups(job.recipe, latent_dim=job.generator.latent_dim, first=0, count=job.render.batch_size)
-        self._latents = torch.from_numpy(draws.latents).to(job.device)
-        self._labels = torch.from_numpy(draws.labels).clamp(min=0).to(job.device)
+        self._latents, self._labels = draws.inputs(job.device)
 
     def __call__(self) -> float:
         def forward(index: int) -> None:

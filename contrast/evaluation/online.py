@@ -15,7 +15,7 @@ import torch
 
 from contrast.encoders import Encoder
 from contrast.evaluation.features import extract_features
-from contrast.evaluation.knn import NUM_NEIGHBOURS, knn_accuracy
+from contrast.evaluation.knn import NUM_NEIGHBOURS, knn_accuracies
 from contrast.evaluation.sources import decode_pair, list_pair
 from contrast.images import ListedImages, align_classes
 from contrast.run_folder import TrainedOn
@@ -72,8 +72,9 @@ class OnlineKnn:
             extract_features(encoder, images.pixels, device=self._device, precision=self._precision)
             for images in (self._train, self._test)
         )
-        accuracy = knn_accuracy(train, self._train.labels, test, self._test.labels, device=self._device)
-        return {"knn": round(100 * accuracy, 2)}
+        ks = (NUM_NEIGHBOURS,)
+        shares = knn_accuracies(train, self._train.labels, test, self._test.labels, ks=ks, device=self._device)
+        return {"knn": round(100 * shares[NUM_NEIGHBOURS], 2)}
 
 
 def _subset(images: ListedImages, count: int) -> ListedImages:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from contrast.config import TrainConfig
 from shards.codec import encode_image
 from shards.folder import finish_dataset, lock_dataset
 from shards.recipe import Recipe, RenderSettings
+from shards.tar import format_array
 from shards.writer import ShardWriter
 
 CLASS_NAMES = {0: "flat stripes", 1: "upright stripes", 2: "checks", 3: "disc"}
@@ -72,23 +72,16 @@ def write_groups(
                     images = [
                         encode_image(draw_pattern(max(label, 0), rng), recipe.image) for _ in range(1 + num_views)
                     ]
-                    latents = npy_bytes(np.random.default_rng(group).standard_normal((1 + num_views, 3)))
+                    latents = np.random.default_rng(group).standard_normal((1 + num_views, 3)).astype(np.float32)
                     writer.add(
                         label=label,
                         images=images,
                         views=[{"policy": policy}] * num_views,
-                        latents=latents if with_latents else None,
+                        latents=format_array(latents) if with_latents else None,
                     )
                 writer.publish(environment={}, seconds=1.0, stages={})
         finish_dataset(folder, num_groups=num_groups, shard_size=shard_size)
     return folder
-
-
-def npy_bytes(array: np.ndarray) -> bytes:
-    """A float32 .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array.astype(np.float32))
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="session")

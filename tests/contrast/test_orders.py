@@ -104,9 +104,7 @@ def test_what_goes_wrong_while_drawing_reaches_whoever_asks(monkeypatch: pytest.
 
 def test_a_batch_that_does_not_fit_is_refused() -> None:
     for build in (ShuffledOrder, lambda num_groups, **settings: StreamedOrder(num_groups, 10, **settings)):
-        with pytest.raises(
-            ValueError, match="batch size 101 is larger than the 100 groups: use"
-        ):
+        with pytest.raises(ValueError, match="batch size 101 is larger than the 100 groups: use"):
             build(100, batch_size=101, seed=0)
         with pytest.raises(ValueError, match="does not divide among 3 processes"):
             build(100, batch_size=10, seed=0, world_size=3)

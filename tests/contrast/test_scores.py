@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from contrast.evaluation.fewshot import draw_shots, few_shot_accuracies
 from contrast.evaluation.holdout import hold_out_tenth
-from contrast.evaluation.knn import knn_accuracies, knn_accuracy, knn_predict
+from contrast.evaluation.knn import knn_accuracies, knn_predict
 from contrast.evaluation.linear import LEARNING_RATES, linear_probe, train_heads
 from contrast.evaluation.logistic import PENALTIES, logistic_regression
 from contrast.orders import draw_order
@@ -28,7 +28,8 @@ def test_knn_equals_scikit_learn(k: int) -> None:
     (train, train_labels), (test, test_labels) = clusters(400, seed=1), clusters(1203, seed=2)
     oracle = KNeighborsClassifier(k, metric="cosine").fit(train, train_labels)
     assert np.array_equal(knn_predict(train, train_labels, test, ks=(k,))[k], oracle.predict(test))
-    assert knn_accuracy(train, train_labels, test, test_labels, k=k) == pytest.approx(oracle.score(test, test_labels))
+    accuracies = knn_accuracies(train, train_labels, test, test_labels, ks=(k,))
+    assert accuracies == {k: pytest.approx(oracle.score(test, test_labels))}
 
 
 def test_knn_ties_go_to_the_smallest_label_and_lengths_do_not_matter() -> None:
