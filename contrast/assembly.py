@@ -14,10 +14,9 @@ import numpy as np
 from contrast.batches import Batches, flatten_latents
 from contrast.config import TrainConfig
 from contrast.distributed import Place
-from contrast.mixing import MixedBatches, match_classes, seed_of_real
+from contrast.mixing import MixedBatches, match_classes
 from contrast.objectives import GroupFacts, Objective
 from contrast.positives import PickedBatches
-from contrast.run_folder import TrainedOn, content_of, hash_anchors, hash_latents, split_of
 from shards.dataset import GroupDataset
 
 NUM_GROUPS_OF_VARIANCE = 256
@@ -60,38 +59,6 @@ def open_real(config: TrainConfig, directory: Path | None, dataset: GroupDataset
             f"{directory} holds {len(real)}: use a smaller --batch-size or share, or more real images"
         )
     return real
-
-
-def describe_groups(
-    config: TrainConfig, dataset: GroupDataset, real: GroupDataset | None, *, num_processes: int = 1
-) -> TrainedOn:
-    """What the run's folder says of the groups and of the real images among them."""
-    recipe = dataset.manifest.recipe
-    trained_on = TrainedOn(
-        recipe_id=recipe.id,
-        num_groups=len(dataset),
-        num_images=dataset.num_images,
-        image_size=dataset.image_size,
-        class_names={str(label): name for label, name in sorted(dataset.class_names.items())},
-        anchors_id=hash_anchors(recipe),
-        latents_id=hash_latents(recipe),
-        content_sha256=content_of(recipe),
-        split=split_of(recipe),
-        shard_size=dataset.manifest.shard_size if config.order == "streamed" else None,
-        num_processes=num_processes if config.order == "streamed" else None,
-    )
-    if real is None:
-        return trained_on
-    return dataclasses.replace(
-        trained_on,
-        mixed_recipe_id=real.manifest.recipe.id,
-        mixed_num_groups=len(real),
-        mixed_anchors_id=hash_anchors(real.manifest.recipe),
-        mixed_latents_id=hash_latents(real.manifest.recipe),
-        mixed_seed=seed_of_real(config.seed),
-        mixed_content_sha256=content_of(real.manifest.recipe),
-        mixed_split=split_of(real.manifest.recipe),
-    )
 
 
 def assemble_batches(

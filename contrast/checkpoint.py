@@ -24,7 +24,8 @@ from torch.optim import Optimizer
 
 from contrast.config import TrainConfig
 from contrast.network import TrainedNetwork
-from contrast.run_folder import CHECKPOINT_NAME, RunRecord, TrainedOn
+from contrast.run_folder import CHECKPOINT_NAME, RunRecord
+from contrast.trained_on import TrainedOn
 from shards.atomic import write_atomically
 from shards.canonical import first_difference, shorten
 from shards.errors import DamageError, describe_error

@@ -23,8 +23,9 @@ from contrast.evaluation.tables import (
     source_of_test,
 )
 from contrast.html import fill_template, svg_element
-from contrast.run_folder import DERIVED, RunRecord, read_run
+from contrast.run_folder import RunRecord, read_run
 from contrast.runlog import read_metrics
+from contrast.trained_on import DERIVED
 from shards.atomic import write_atomically
 from shards.canonical import JSON, shorten
 from shards.console import format_table

@@ -10,7 +10,6 @@ RUN/evaluate.json      the newest scores (contrast eval)
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -22,12 +21,12 @@ from pathlib import Path
 from contrast.augment import DRAWS
 from contrast.config import TrainConfig
 from contrast.runlog import METRICS_NAME
+from contrast.trained_on import TrainedOn
 from shards.atomic import remove_temporary_files, write_atomically
-from shards.canonical import JSON, canonical_json, first_difference, normalised_numbers, shorten
+from shards.canonical import JSON, first_difference
 from shards.cpu import cpu_name
 from shards.errors import DamageError
 from shards.locks import read_holder, try_lock, write_holder
-from shards.recipe import Recipe
 
 CONFIG_NAME = "config.json"
 CHECKPOINT_NAME = "checkpoint.pt"
@@ -35,138 +34,6 @@ ENVIRONMENT_NAME = "environment.json"
 EVALUATION_NAME = "evaluate.json"
 LOCK_NAME = ".lock"
 FORMAT = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainedOn:
-    """The groups of a run, wherever they lie now: the recipe id and the length of the prefix pin the pixels."""
-
-    recipe_id: str
-    num_groups: int
-    num_images: int
-    image_size: int
-    class_names: dict[str, str]
-    """Class id, as text, to name."""
-    anchors_id: str | None = None
-    """See `hash_anchors`."""
-    latents_id: str | None = None
-    """See `hash_latents`."""
-    content_sha256: str | None = None
-    """See `content_of`."""
-    mixed_recipe_id: str | None = None
-    """Recipe of the real images in the batches, where there are any."""
-    mixed_num_groups: int | None = None
-    mixed_anchors_id: str | None = None
-    mixed_latents_id: str | None = None
-    mixed_seed: int | None = None
-    """Of the real images' order. Runs of a version that took another one are not gone on with."""
-    mixed_content_sha256: str | None = None
-    split: str | None = None
-    """See `split_of`."""
-    mixed_split: str | None = None
-    shard_size: int | None = None
-    """Groups of a shard where they decide the order of the groups, so of streamed runs alone."""
-    num_processes: int | None = None
-    """Over which the groups are dealt where that decides their order, so of streamed runs alone."""
-
-    def __post_init__(self) -> None:
-        for name, kind in (("recipe_id", str), ("num_groups", int), ("num_images", int), ("image_size", int)):
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{name} is {shorten(getattr(self, name))}")
-
-    def to_json(self) -> dict[str, JSON]:
-        """Plain mapping, fit for json.dumps."""
-        return dict(self.__dict__)
-
-    def difference(self, other: TrainedOn, *, one_is: str = "in the folder", other_is: str = "asked for") -> str | None:
-        """The first field in which a run on these groups and one on the others are two; None where they are one."""
-        left_out = set(DERIVED)
-        for name in STREAMED:
-            if None in (getattr(self, name), getattr(other, name)):
-                left_out.add(name)  # a shuffled run, which the order tells, or a streamed one of an earlier version
-        mine, theirs = (
-            {"trained_on": {name: value for name, value in groups.to_json().items() if name not in left_out}}
-            for groups in (self, other)
-        )
-        return first_difference(mine, theirs, one_is=one_is, other_is=other_is)
-
-    def parts(self) -> tuple[SeenGroups, ...]:
-        """The groups, and the real images in the batches where there are any."""
-        groups = SeenGroups(
-            recipe_id=self.recipe_id,
-            num_groups=self.num_groups,
-            anchors_id=self.anchors_id,
-            latents_id=self.latents_id,
-            classes=frozenset(int(label) for label in self.class_names),
-            content_sha256=self.content_sha256,
-            split=self.split,
-        )
-        if self.mixed_recipe_id is None:
-            return (groups,)
-        mixed = SeenGroups(
-            recipe_id=self.mixed_recipe_id,
-            num_groups=self.mixed_num_groups or 0,
-            anchors_id=self.mixed_anchors_id,
-            latents_id=self.mixed_latents_id,
-            classes=frozenset(),
-            content_sha256=self.mixed_content_sha256,
-            split=self.mixed_split,
-        )
-        return groups, mixed
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeenGroups:
-    """One of the datasets that a run reads; fields as in TrainedOn."""
-
-    recipe_id: str
-    num_groups: int
-    anchors_id: str | None
-    latents_id: str | None
-    classes: frozenset[int]
-    """Class ids; of images without classes, and where they are not known, none."""
-    content_sha256: str | None
-    split: str | None
-
-
-STREAMED = ("shard_size", "num_processes")
-"""Fields of TrainedOn that streamed runs alone have; those of earlier versions lack them."""
-DERIVED = (
-    "anchors_id", "latents_id", "content_sha256", "split",
-    "mixed_anchors_id", "mixed_latents_id", "mixed_content_sha256", "mixed_split",
-)  # fmt: skip
-"""Fields of TrainedOn that follow from the recipes; runs of earlier versions lack them."""
-
-
-def hash_anchors(recipe: Recipe) -> str:
-    """sha256 (hex) of what decides the anchor of group i: datasets that differ in views or codec alone have the same.
-
-    Their recipe ids differ, but whoever was trained on one of them has seen the anchors of the other.
-    """
-    return _hash({"source": recipe.source, "classes": list(recipe.classes), "seed": recipe.seed})
-
-
-def hash_latents(recipe: Recipe) -> str:
-    """sha256 (hex) of what decides the anchor of group i beside its label.
-
-    Datasets of other classes, or of other class weights, have the same anchors wherever their labels agree.
-    """
-    source = {name: value for name, value in recipe.source.items() if name != "class_weights"}
-    return _hash({"source": source, "seed": recipe.seed})
-
-
-def _hash(deciding: JSON) -> str:
-    return hashlib.sha256(canonical_json(normalised_numbers(deciding)).encode()).hexdigest()
-
-
-def content_of(recipe: Recipe) -> str | None:
-    """sha256 (hex) of the collection that real images were packed from, in whatever order; None of rendered ones."""
-    return recipe.source["content_sha256"] if recipe.is_real else None
-
-
-def split_of(recipe: Recipe) -> str | None:
-    """Which part of a collection was packed: train, test or all; None of rendered images."""
-    return recipe.source["split"] if recipe.is_real else None
 
 
 @dataclass(frozen=True, kw_only=True)

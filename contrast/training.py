@@ -21,7 +21,7 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from contrast.assembly import assemble_batches, describe_groups, find_facts, open_real
+from contrast.assembly import assemble_batches, find_facts, open_real
 from contrast.augment import Transform, augment, compile_operations, draw_augmentation, keep_pixels
 from contrast.batches import Batches, GroupBatch
 from contrast.checkpoint import resume_run, save_run
@@ -37,9 +37,10 @@ from contrast.network import TrainedNetwork, averaging_gradients, in_parallel
 from contrast.objectives import OBJECTIVES, Objective, Targets, build_objective
 from contrast.optimizer import build_optimizer, learning_rate_at, set_learning_rate
 from contrast.readers import check_order, open_batches
-from contrast.run_folder import RunRecord, TrainedOn, open_run, record_environment
+from contrast.run_folder import RunRecord, open_run, record_environment
 from contrast.run_options import RunOptions, TrainSummary
 from contrast.runlog import RunLog, rewind_metrics
+from contrast.trained_on import TrainedOn, describe_groups
 from shards.errors import DamageError
 from shards.progress import Progress
 from shards.quantities import format_count

@@ -39,8 +39,8 @@ from contrast.network import TrainedNetwork
 from contrast.objectives import build_objective
 from contrast.optimizer import build_optimizer, default_settings
 from contrast.orders import ShuffledOrder
-from contrast.run_folder import TrainedOn
 from contrast.run_options import RunOptions, TrainSummary
+from contrast.trained_on import TrainedOn
 from contrast.training import run_steps, train_encoder
 from shards.console import Count, format_table
 from shards.dataset import GroupDataset

@@ -22,7 +22,7 @@ from contrast.evaluation.geometry import alignment, lidar, uniformity
 from contrast.evaluation.overlap import doubt_encoder, num_groups_seen
 from contrast.evaluation.results import ROW_TITLES, GroupScore
 from contrast.images import LabelledImages
-from contrast.run_folder import TrainedOn
+from contrast.trained_on import TrainedOn
 from shards.dataset import GroupDataset
 
 NUM_GROUPS = 2000

@@ -18,7 +18,7 @@ from contrast.evaluation.features import extract_features
 from contrast.evaluation.knn import NUM_NEIGHBOURS, knn_accuracies
 from contrast.evaluation.sources import decode_pair, list_pair
 from contrast.images import ListedImages, align_classes
-from contrast.run_folder import TrainedOn
+from contrast.trained_on import TrainedOn
 
 NUM_TRAIN, NUM_TEST = 4000, 1000
 """At most; the score's standard error is then about 1.5 points: it is for watching, contrast eval is for reporting."""

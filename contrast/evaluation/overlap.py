@@ -14,7 +14,7 @@ import hashlib
 import numpy as np
 
 from contrast.images import LabelledImages
-from contrast.run_folder import SeenGroups, TrainedOn, content_of, hash_anchors, hash_latents, split_of
+from contrast.trained_on import SeenGroups, TrainedOn, content_of, hash_anchors, hash_latents, split_of
 from shards.dataset import GroupDataset
 from shards.recipe import Recipe
 

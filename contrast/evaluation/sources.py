@@ -21,7 +21,7 @@ from contrast.data import default_folder, load_cifar10
 from contrast.evaluation.overlap import doubt_encoder, doubt_labels, find_copies, num_groups_seen, share_anchors
 from contrast.evaluation.torchvision_sets import open_torchvision
 from contrast.images import LabelledImages, ListedImages
-from contrast.run_folder import TrainedOn
+from contrast.trained_on import TrainedOn
 from shards.dataset import GroupDataset
 from shards.manifest import MANIFEST_NAME
 from shards.pictures import TEST_FOLDERS, fit_image, list_image_folder, read_image

@@ -173,7 +173,8 @@ def test_emulated_bfloat16_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_run_keeps_the_precision_that_it_began_with(groups: Path, tmp_path: Path) -> None:
-    from contrast.run_folder import RunRecord, TrainedOn, open_run
+    from contrast.run_folder import RunRecord, open_run
+    from contrast.trained_on import TrainedOn
 
     for precision in ("float32", "bfloat16"):
         run = tmp_path / precision

@@ -17,9 +17,9 @@ from contrast.evaluation.scoring import evaluate_run
 from contrast.evaluation.sources import load_pair
 from contrast.images import align_classes
 from contrast.page import write_report
-from contrast.run_folder import TrainedOn
 from contrast.run_options import RunOptions
 from contrast.runlog import read_metrics
+from contrast.trained_on import TrainedOn
 from contrast.training import train_encoder
 from shards.dataset import GroupDataset
 

@@ -21,8 +21,9 @@ from contrast.objectives import GroupFacts, build_objective
 from contrast.orders import draw_order
 from contrast.positives import PickedBatches, draw_members
 from contrast.readers import open_batches
-from contrast.run_folder import hash_anchors, read_run
+from contrast.run_folder import read_run
 from contrast.run_options import RunOptions
+from contrast.trained_on import hash_anchors
 from contrast.training import train_encoder
 from shards.dataset import GroupDataset
 

@@ -16,9 +16,10 @@ import torch
 import contrast
 from contrast.augment import AugmentConfig
 from contrast.config import TrainConfig
-from contrast.run_folder import DERIVED, STREAMED, open_run, read_run
+from contrast.run_folder import open_run, read_run
 from contrast.run_options import RunOptions
 from contrast.runlog import read_metrics
+from contrast.trained_on import DERIVED, STREAMED
 from contrast.training import train_encoder
 
 QUIET = RunOptions(device="cpu", quiet=True, log_every=2, checkpoint_seconds=0)

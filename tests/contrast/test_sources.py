@@ -15,13 +15,13 @@ from PIL import Image
 
 import contrast
 import shards
-from contrast.assembly import describe_groups
 from contrast.config import TrainConfig
 from contrast.evaluation.groups import load_groups
 from contrast.evaluation.overlap import find_copies
 from contrast.evaluation.sources import load_pair
 from contrast.images import LabelledImages
-from contrast.run_folder import RunRecord, TrainedOn, hash_anchors, hash_latents, open_run, read_run
+from contrast.run_folder import RunRecord, open_run, read_run
+from contrast.trained_on import TrainedOn, describe_groups, hash_anchors, hash_latents
 from shards.dataset import GroupDataset
 from shards.errors import DamageError
 
@@ -342,9 +342,9 @@ def test_real_images_are_known_again_in_another_order_codec_and_size(tmp_path: P
     first_groups = GroupDataset(tmp_path / "trained", n=15)
     config = TrainConfig(steps=1)
     if role == "alone":
-        record = describe_groups(config, first_groups, None)
+        record = describe_groups(config, first_groups, None, num_processes=1)
     else:
-        record = describe_groups(config, GroupDataset(groups), first_groups)
+        record = describe_groups(config, GroupDataset(groups), first_groups, num_processes=1)
     for name in ("trained", "jpg", "small"):
         _, test = load_pair(str(tmp_path / name), data_train=str(groups), image_size=8, trained_on=record)
         assert test.name.startswith("images 15…19 of")
@@ -461,9 +461,9 @@ def test_an_encoder_that_may_have_seen_the_tested_images_as_another_split_is_in_
     first = GroupDataset(pack(photos, trained), n=1)
     config = TrainConfig(steps=1)
     if role == "alone":
-        record = describe_groups(config, first, None)
+        record = describe_groups(config, first, None, num_processes=1)
     else:
-        record = describe_groups(config, GroupDataset(groups), first)
+        record = describe_groups(config, GroupDataset(groups), first, num_processes=1)
     data = photos if tested == "folder" else pack(photos, tested)
     _, test = load_pair(str(data), data_train=str(groups), image_size=8, trained_on=record)
     split = "test" if tested == "folder" else tested
@@ -483,7 +483,7 @@ def test_an_encoder_that_may_have_seen_the_tested_images_as_another_split_is_in_
 def test_a_run_from_before_splits_were_recorded_is_read_and_raises_no_doubt(photos: Path, tmp_path: Path) -> None:
     record = RunRecord(
         config=TrainConfig(steps=1),
-        trained_on=describe_groups(TrainConfig(steps=1), GroupDataset(pack(photos, "all"), n=1), None),
+        trained_on=describe_groups(TrainConfig(steps=1), GroupDataset(pack(photos, "all"), n=1), None, num_processes=1),
     )
     assert record.trained_on.split == "all"
     (tmp_path / "now").mkdir()

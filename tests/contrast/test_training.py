@@ -16,10 +16,11 @@ import torch
 import contrast
 from contrast.augment import DRAWS
 from contrast.config import TrainConfig
-from contrast.run_folder import hash_anchors, read_run
+from contrast.run_folder import read_run
 from contrast.run_options import RunOptions
 from contrast.runlog import RunLog, read_metrics, rewind_metrics
 from contrast.starting import configure_run
+from contrast.trained_on import hash_anchors
 from contrast.training import train_encoder
 from shards.dataset import GroupDataset
 from shards.errors import DamageError
