@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from shards.console import CommandGroup, Count, SectionedCommand, echo_json, examples, json_option
-from shards.quantities import format_bytes, format_count, format_seconds
 from synthgen.commands.directions import directions
 from synthgen.commands.status import status_command
 from synthgen.commands.steer import steer
 from synthgen.commands.verify_render import verify_render
 from synthgen.commands.views import views
+
+if TYPE_CHECKING:
+    from synthgen.config import RenderConfig
 
 _SECTIONS = {
     "What": ("n", "out", "manifest", "generator", "weights", "classes", "class_weights", "truncation", "seed"),
@@ -146,46 +147,28 @@ def render(dry_run: bool, quiet: bool, **options: Any) -> None:
     if "manifest" in given:
         check_beside_manifest(given)
     config = RenderConfig(**given)
-    if not dry_run and config.manifest is not None:
+    if dry_run:
+        _estimate(config)
+    elif config.manifest is None:
+        render_dataset(config, quiet=quiet)
+    else:
         from synthgen.reproduction import reproduce_dataset
 
         report = reproduce_dataset(config, quiet=quiet)
         if report is not None:  # None while shards of other tasks are missing, which was said
             click.echo(f"{config.out}: {report.describe()}")
-        return
-    if not dry_run:
-        render_dataset(config, quiet=quiet)
-        return
-    for label, value in _dry_run(config):
-        click.echo(f"{label:<14}{value}")
 
 
-def _dry_run(config: Any) -> Iterable[tuple[str, str]]:
+def _estimate(config: RenderConfig) -> None:
     from synthgen.estimate import AbsentWeights, estimate_request
-    from synthgen.job import check_room
 
     try:
         estimate = estimate_request(config)
     except AbsentWeights as absent:
-        yield "generator", absent.generator
-        yield "weights", f"not here yet; would be fetched from {absent.address}"
-        yield "", f"to {absent.folder}"
+        click.echo("\n".join(absent.lines()))
         return
-    yield "recipe", estimate.recipe_id
-    passes = ", compiled passes" if estimate.compiled else ""
-    how = f"{estimate.device} in {estimate.dtype}, batch {estimate.batch_size}{passes}"
-    yield "generator", f"{estimate.generator} on {how}"
-    yield "groups", f"{format_count(estimate.num_groups)}, {format_count(estimate.missing_groups)} to render"
-    yield "shards", f"{estimate.num_shards}, {estimate.missing_shards} to render"
-    yield "size", f"about {format_bytes(estimate.missing_bytes)} more"
-    yield "time", f"about {format_seconds(estimate.seconds)}"
-    yield "disk left", format_bytes(estimate.free_bytes)
-    check_room(
-        config.out,
-        num_groups=estimate.missing_groups,
-        needed_bytes=estimate.missing_bytes,
-        left_bytes=estimate.free_bytes,
-    )
+    click.echo("\n".join(estimate.lines()))
+    estimate.check_room()
 
 
 main.add_command(status_command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +13,10 @@ from numpy.typing import NDArray
 
 from shards.codec import encode_image
 from shards.folder import check_folder
+from shards.quantities import format_bytes, format_count, format_seconds
 from synthgen.config import RenderConfig
-from synthgen.job import (
-    SHARD_BYTES,
-    FolderState,
-    RenderJob,
-    estimate_group_bytes,
-    free_bytes,
-    prepare_job,
-    survey_folder,
-)
+from synthgen.disk_room import SHARD_BYTES, check_room, estimate_group_bytes, free_bytes
+from synthgen.job import FolderState, RenderJob, prepare_job, survey_folder
 from synthgen.plan import ShardPlan, draw_groups, plan_blocks
 
 _TAR_BYTES_PER_MEMBER = 512 + 256  # header, and half a block of padding
@@ -31,6 +26,7 @@ _TAR_BYTES_PER_MEMBER = 512 + 256  # header, and half a block of padding
 class Estimate:
     """What stands in the folder, and what is still to come."""
 
+    directory: str
     recipe_id: str
     generator: str
     device: str
@@ -48,6 +44,27 @@ class Estimate:
     free_bytes: int
     """Left on the disk of the folder."""
 
+    def lines(self) -> Iterator[str]:
+        """What `synthgen render --dry-run` prints."""
+        passes = ", compiled passes" if self.compiled else ""
+        how = f"{self.device} in {self.dtype}, batch {self.batch_size}{passes}"
+        yield f"{'recipe':<14}{self.recipe_id}"
+        yield f"{'generator':<14}{self.generator} on {how}"
+        yield f"{'groups':<14}{format_count(self.num_groups)}, {format_count(self.missing_groups)} to render"
+        yield f"{'shards':<14}{self.num_shards}, {self.missing_shards} to render"
+        yield f"{'size':<14}about {format_bytes(self.missing_bytes)} more"
+        yield f"{'time':<14}about {format_seconds(self.seconds)}"
+        yield f"{'disk left':<14}{format_bytes(self.free_bytes)}"
+
+    def check_room(self) -> None:
+        """Raises ValueError when the missing groups will not fit on the disk."""
+        check_room(
+            Path(self.directory),
+            num_groups=self.missing_groups,
+            needed_bytes=self.missing_bytes,
+            left_bytes=self.free_bytes,
+        )
+
 
 class AbsentWeights(ValueError):
     """A render as asked for would first fetch published weights, which a dry run does not."""
@@ -58,6 +75,12 @@ class AbsentWeights(ValueError):
             f"the weights of {generator} are not here; a render fetches them from {address}: "
             "give weights, or leave dry_run away"
         )
+
+    def lines(self) -> Iterator[str]:
+        """What `synthgen render --dry-run` prints."""
+        yield f"{'generator':<14}{self.generator}"
+        yield f"{'weights':<14}not here yet; would be fetched from {self.address}"
+        yield f"{'':<14}to {self.folder}"
 
 
 def estimate_request(config: RenderConfig) -> Estimate:
@@ -105,6 +128,7 @@ def estimate_render(job: RenderJob, state: FolderState) -> Estimate:
     # Processes on one CPU share its cores, and those on one GPU that: only further GPUs make it sooner.
     num_devices = len(set(job.devices))
     return Estimate(
+        directory=str(job.directory),
         recipe_id=job.recipe.id,
         generator=job.generator.name,
         device=describe_devices(job.devices),

@@ -6,8 +6,6 @@ state = survey_folder(job)
 
 from __future__ import annotations
 
-import shutil
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,27 +13,23 @@ from typing import TYPE_CHECKING, Any, Literal
 from shards.canonical import first_difference
 from shards.codec import default_subsampling
 from shards.manifest import MANIFEST_NAME, Manifest, load_manifest
-from shards.markers import scan_markers
-from shards.quantities import format_bytes
 from shards.recipe import Recipe, RenderSettings
 from shards.survey import completed_shards
-from shards.work import WorkPlan, read_plan
+from shards.work import WorkPlan
 from synthgen.adapters import GENERATORS, load_generator
 from synthgen.class_weights import parse_class_weights
 from synthgen.classes import parse_classes
 from synthgen.config import RenderConfig
 from synthgen.plan import ShardPlan, plan_shards
-from synthgen.settings import choose_batch_size, dtype_to_ask_for
+from synthgen.settings import choose_batch_size, dtype_to_ask_for, stored_settings
 from synthgen.vectors import VectorFiles
-
-DEFAULT_SHARD_SIZE = 1000
-SHARD_BYTES = 7_000
-"""About what a shard takes beside its groups: half a record of 10,240 bytes at its end, a marker, offsets."""
 
 if TYPE_CHECKING:
     import torch
 
     from synthgen.adapters.protocol import Generator
+
+DEFAULT_SHARD_SIZE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +113,7 @@ def prepare_job(
 
         return job_from_manifest(config, devices=devices, loads_on=loads_on)
     assert config.n is not None
-    stored, stored_shard_size = _stored_settings(config.out)
+    stored, stored_shard_size = stored_settings(config.out)
     renders_on = devices[0] if elsewhere is None else torch.device(elsewhere)
     asked_dtype = config.dtype
     if asked_dtype == "auto" and stored is None and elsewhere == "cuda":
@@ -221,52 +215,3 @@ def survey_folder(job: RenderJob) -> FolderState:
         manifest=manifest if finished else None,
         other_environment=next((text for text in differences if text is not None), None),
     )
-
-
-def estimate_group_bytes(recipe: Recipe) -> float:
-    """Size of a group in its tar, from what natural images took at quality 95 (1.5 kB at 32 px, 4.9 kB at 128 px)."""
-    pixels = int(recipe.image["size"]) ** 2
-    if recipe.image["format"] == "png":
-        image_bytes = 100 + 2.2 * pixels
-    else:
-        image_bytes = 800 + (500 + 0.21 * pixels) * int(recipe.image["quality"]) / 95
-    members = 1 + recipe.num_views
-    return members * (image_bytes + 512 + 256) + 1024 + (members * 1024 if recipe.store_latents else 0)
-
-
-def free_bytes(directory: Path) -> int:
-    """Space left on the disk where the folder is or will be."""
-    place = directory.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
-
-
-def check_disk(job: RenderJob, state: FolderState) -> None:
-    """Raises ValueError when the missing groups will not fit on the disk."""
-    needed = state.missing_groups * estimate_group_bytes(job.recipe) + len(state.missing) * SHARD_BYTES
-    left = free_bytes(job.directory)
-    check_room(job.directory, num_groups=state.missing_groups, needed_bytes=needed, left_bytes=left)
-
-
-def check_room(directory: Path, *, num_groups: int, needed_bytes: float, left_bytes: int) -> None:
-    """Raises ValueError when that many groups need more than is left."""
-    if needed_bytes > left_bytes:
-        raise ValueError(
-            f"{num_groups} groups need about {format_bytes(needed_bytes)}, the disk of {directory} has "
-            f"{format_bytes(left_bytes)} left: free some, choose another --out, or ask for a smaller --n"
-        )
-
-
-def _stored_settings(directory: Path) -> tuple[RenderSettings | None, int | None]:
-    """Render settings and shard size of the dataset in the folder, as far as they are known."""
-    if (directory / MANIFEST_NAME).exists():
-        manifest = load_manifest(directory)
-        return manifest.render, manifest.shard_size
-    markers = scan_markers(directory)
-    sizes = Counter(marker.first // index for index, marker in markers.items() if index > 0)
-    plan = read_plan(directory)
-    renders = Counter(marker.render for marker in markers.values())
-    # The most common of each: one marker may be damaged.
-    render = renders.most_common(1)[0][0] if renders else None
-    return render, sizes.most_common(1)[0][0] if sizes else plan.shard_size if plan and markers else None

@@ -14,7 +14,8 @@ from shards.folder import lock_dataset, share_dataset
 from shards.manifest import Manifest, load_manifest
 from shards.work import begin_work
 from synthgen.config import RenderConfig, config_from_options
-from synthgen.job import check_disk, prepare_job, survey_folder
+from synthgen.disk_room import check_disk
+from synthgen.job import prepare_job, survey_folder
 
 if TYPE_CHECKING:
     from synthgen.estimate import Estimate

@@ -37,7 +37,8 @@ from shards.recipe import Recipe, RenderSettings
 from shards.verification import verify
 from synthgen.adapters.pixels import to_pixels
 from synthgen.devices import count_forward_threads
-from synthgen.job import RenderJob, check_disk, survey_folder
+from synthgen.disk_room import check_disk
+from synthgen.job import RenderJob, survey_folder
 from synthgen.pipeline import ShardRenderer, slowest_stage
 from synthgen.views import make_policy
 

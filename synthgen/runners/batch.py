@@ -22,7 +22,8 @@ from shards.progress import Progress
 from shards.quantities import format_things
 from shards.work import read_failures
 from synthgen.config import RenderConfig
-from synthgen.job import FolderState, RenderJob, check_disk, prepare_job, survey_folder
+from synthgen.disk_room import check_disk
+from synthgen.job import FolderState, RenderJob, prepare_job, survey_folder
 from synthgen.rendering import render_dataset
 from synthgen.runners.following import Follower
 from synthgen.runners.local import describe_finished

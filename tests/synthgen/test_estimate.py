@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from synthgen.config import RenderConfig
+from synthgen.disk_room import SHARD_BYTES
 from synthgen.estimate import estimate_render
-from synthgen.job import SHARD_BYTES, RenderJob, prepare_job, survey_folder
+from synthgen.job import RenderJob, prepare_job, survey_folder
 
 NUM_THREADS = 3
 
