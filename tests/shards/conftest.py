@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from shards.manifest import Manifest
 from shards.recipe import Recipe, RenderSettings
 from shards.survey import completed_shards
 from shards.writer import ShardWriter
+from tests.file_server import FileServer
 
 NAMES = {3: "cat", 5: "dog", 8: "ship"}
 RENDER = RenderSettings(batch_size=4, dtype="float32")
@@ -131,3 +133,20 @@ def shared_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("shared") / "dataset"
     write_dataset(directory, 10)
     return directory
+
+
+@pytest.fixture
+def server(shared_dataset: Path) -> Iterator[FileServer]:
+    with FileServer(shared_dataset) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.stopping.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    return tmp_path
