@@ -14,7 +14,8 @@ from shards.manifest import LARGEST_NUM_GROUPS
 from shards.quantities import parse_count
 from synthgen.adapters import DEFAULT_GENERATOR, check_generator_name, check_truncation
 from synthgen.numbers import check_whole
-from synthgen.views import ViewPolicy, policy_from_options
+from synthgen.views import ViewPolicy
+from synthgen.views.options import policy_from_options
 
 if TYPE_CHECKING:
     from synthgen.job import RenderJob

@@ -9,92 +9,22 @@ synthgen.render(n="1k", out="datasets/steered", views="steer", walks="walks.safe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from synthgen.adapters import DEFAULT_GENERATOR
-from synthgen.vectors import VectorSet
+if TYPE_CHECKING:
+    from synthgen.steer.learning import train
+    from synthgen.steer.strips import show
 
-DEFAULT_STEPS = 600
-
-
-def train(
-    *,
-    out: str | Path,
-    edit: str | Sequence[str] | None = None,
-    generator: str = DEFAULT_GENERATOR,
-    weights: str | Path | None = None,
-    truncation: float = 1.0,
-    steps: int = DEFAULT_STEPS,
-    seed: int = 0,
-    device: str = "auto",
-    quiet: bool = True,
-) -> VectorSet:
-    """Learns one walk per edit, judges it on anchors that it has not seen, and writes all of them to `out`.
-
-    Args:
-        edit: `zoom,shift_x`, a list of names, or None for every edit.
-        steps: of 4 anchors, each walked along every edit.
-
-    Raises:
-        ValueError: no such edit or generator, or a generator that lets no gradients through.
-    """
-    from synthgen.steer.learning import learn_walks
-
-    return learn_walks(
-        out=out,
-        edit=edit,
-        generator_name=generator,
-        weights=weights,
-        truncation=truncation,
-        steps=steps,
-        seed=seed,
-        device=device,
-        quiet=quiet,
-    )
+__all__ = ["show", "train"]
+_MODULES = {"show": "strips", "train": "learning"}
 
 
-def show(
-    *,
-    out: str | Path,
-    walks: str | Path | None = None,
-    edits: str | Sequence[str] | None = None,
-    samples: int = 3,
-    strength: float = 1.0,
-    pixels: bool = False,
-    classes: str | Sequence[int] = "all",
-    generator: str = DEFAULT_GENERATOR,
-    weights: str | Path | None = None,
-    truncation: float = 1.0,
-    seed: int = 0,
-    device: str = "auto",
-) -> Path:
-    """Draws images along walks as a PNG: a row per edit and sample, a column per alpha from -strength to strength.
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
 
-    Args:
-        walks: a file of `train`; None for the package's own.
-        edits: which of its walks; None for all.
-        pixels: draws beneath each row the edit of pixels that the walk imitates; what it cannot know is grey.
 
-    Raises:
-        ValueError: walks of another generator, no such walk, or a file name that is not a .png.
-    """
-    from synthgen.steer.strips import draw_strips
-    from synthgen.views.samples import SampleOptions
-
-    return draw_strips(
-        out=out,
-        walks=walks,
-        edits=edits,
-        strength=strength,
-        pixels=pixels,
-        options=SampleOptions(
-            samples=samples,
-            classes=classes,
-            generator=generator,
-            weights=weights,
-            truncation=truncation,
-            seed=seed,
-            device=device,
-        ),
-    )
+def __dir__() -> list[str]:
+    return __all__

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from shards.progress import Progress
-from synthgen.adapters import load_generator
+from synthgen.adapters import DEFAULT_GENERATOR, load_generator
 from synthgen.adapters.protocol import DifferentiableGenerator
 from synthgen.devices import choose_device
 from synthgen.draws import draw_labels, draw_truncated_normal, draw_uniform
@@ -31,37 +31,45 @@ LEARNING_RATE = 0.02
 NUM_JUDGED = 64
 
 
-def learn_walks(
+def train(
     *,
     out: str | Path,
-    edit: str | Sequence[str] | None,
-    generator_name: str,
-    weights: str | Path | None,
-    truncation: float,
-    steps: int,
-    seed: int,
-    device: str,
-    quiet: bool,
+    edit: str | Sequence[str] | None = None,
+    generator: str = DEFAULT_GENERATOR,
+    weights: str | Path | None = None,
+    truncation: float = 1.0,
+    steps: int = 600,
+    seed: int = 0,
+    device: str = "auto",
+    quiet: bool = True,
 ) -> VectorSet:
-    """Learns one walk per edit, judges it, and writes all of them to `out`; see `synthgen.steer.train`."""
+    """Learns one walk per edit, judges it on anchors that it has not seen, and writes all of them to `out`.
+
+    Args:
+        edit: `zoom,shift_x`, a list of names, or None for every edit.
+        steps: of 4 anchors, each walked along every edit.
+
+    Raises:
+        ValueError: no such edit or generator, or a generator that lets no gradients through.
+    """
     path, edits = check_vector_path(out), parse_edits(edit)
     check_whole("steps", steps, 1)
     check_whole("seed", seed, 0)
     place = choose_device(device)
-    generator = load_generator(generator_name, weights=weights, truncation=truncation, device=place)
-    if not isinstance(generator, DifferentiableGenerator):
-        raise ValueError(f"{generator_name} lets no gradients through: its adapter has no `differentiable`")
-    walks = fit_walks(generator, edits=edits, truncation=truncation, steps=steps, seed=seed, device=place, quiet=quiet)
-    explained = judge_walks(generator, walks, edits=edits, truncation=truncation, seed=seed, device=place)
+    model = load_generator(generator, weights=weights, truncation=truncation, device=place)
+    if not isinstance(model, DifferentiableGenerator):
+        raise ValueError(f"{generator} lets no gradients through: its adapter has no `differentiable`")
+    walks = fit_walks(model, edits=edits, truncation=truncation, steps=steps, seed=seed, device=place, quiet=quiet)
+    explained = judge_walks(model, walks, edits=edits, truncation=truncation, seed=seed, device=place)
     settings = {
         "truncation": float(truncation),
         "steps": steps,
         "seed": seed,
-        "dtype": generator.dtype,
+        "dtype": model.dtype,
         "largest": {name: EDITS[name].largest for name in edits},
         "explained": {name: round(share, 4) for name, share in explained.items()},
     }
-    return write_vectors(path, kind="walks", names=edits, matrix=walks.numpy(), generator=generator, settings=settings)
+    return write_vectors(path, kind="walks", names=edits, matrix=walks.numpy(), generator=model, settings=settings)
 
 
 def fit_walks(
@@ -72,7 +80,7 @@ def fit_walks(
     steps: int,
     seed: int,
     device: torch.device,
-    quiet: bool = True,
+    quiet: bool,
 ) -> Tensor:
     """The walks [edits, latent_dim], float32 on the CPU. Adam, the rate falling to zero along a quarter of a cosine."""
     walks = torch.zeros(len(edits), generator.latent_dim, device=device, requires_grad=True)

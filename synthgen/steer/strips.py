@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from shards.sheet import SheetRow, check_sheet_path, draw_rows, write_sheet
+from synthgen.adapters import DEFAULT_GENERATOR
 from synthgen.adapters.pixels import to_pixels
 from synthgen.numbers import check_number
 from synthgen.steer.edits import EDITS, apply_edit
@@ -21,20 +22,44 @@ _NUM_ALPHAS = 7
 _UNKNOWN = 0.6  # grey, in [-1, 1], of what lies outside the frame
 
 
-def draw_strips(
+def show(
     *,
     out: str | Path,
-    walks: str | Path | None,
-    edits: str | Sequence[str] | None,
-    strength: float,
-    pixels: bool,
-    options: SampleOptions,
+    walks: str | Path | None = None,
+    edits: str | Sequence[str] | None = None,
+    samples: int = 3,
+    strength: float = 1.0,
+    pixels: bool = False,
+    classes: str | Sequence[int] = "all",
+    generator: str = DEFAULT_GENERATOR,
+    weights: str | Path | None = None,
+    truncation: float = 1.0,
+    seed: int = 0,
+    device: str = "auto",
 ) -> Path:
-    """Draws the strips and writes them as PNG; see `synthgen.steer.show`."""
+    """Draws images along walks as a PNG: a row per edit and sample, a column per alpha from -strength to strength.
+
+    Args:
+        walks: a file of `train`; None for the package's own.
+        edits: which of its walks; None for all.
+        pixels: draws beneath each row the edit of pixels that the walk imitates; what it cannot know is grey.
+
+    Raises:
+        ValueError: walks of another generator, no such walk, or a file name that is not a .png.
+    """
     path = check_sheet_path(out)
     strength = check_number("strength", strength, 0.01, 100, such_as="1")
-    found = read_vectors(package_vectors("walks", options.generator) if walks is None else walks, kind="walks")
+    found = read_vectors(package_vectors("walks", generator) if walks is None else walks, kind="walks")
     names = choose_edits(edits or (), found)
+    options = SampleOptions(
+        samples=samples,
+        classes=classes,
+        generator=generator,
+        weights=weights,
+        truncation=truncation,
+        seed=seed,
+        device=device,
+    )
     shown = options.draw(found)
     alphas = np.linspace(-strength, strength, _NUM_ALPHAS)
     rows = []
@@ -48,7 +73,7 @@ def draw_strips(
                 rows.append(SheetRow(name=edit, detail=f"{name}, in pixels", images=_to_images(edited)))
     sheet = draw_rows(
         title=f"Walks of {shown.generator.name}",
-        facts=[f"walks {found.sha256[:12]}", f"truncation {options.truncation:g}", f"seed {options.seed}"],
+        facts=[f"walks {found.sha256[:12]}", f"truncation {truncation:g}", f"seed {seed}"],
         heads=[(f"alpha {alpha:+.2g}" if alpha else "anchor", "") for alpha in alphas.round(3).tolist()],
         rows=rows,
         wide_before=(_NUM_ALPHAS // 2, _NUM_ALPHAS // 2 + 1),

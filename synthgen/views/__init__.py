@@ -1,5 +1,6 @@
 """View policies: how the latent of a view comes from the latent of its group's anchor. One policy a file.
 
+synthgen.views.show(policy="gaussian,ball", std="0.1,0.2", out="sheet.png")
 policy = make_policy("gaussian", std=0.3)
 latents, parameters = policy.latents(anchor, seed=0, view=0, first=0, truncation=1.0)
 
@@ -8,17 +9,16 @@ A policy's parameters go into the recipe, and policies that walk along vectors p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.canonical import shorten
-from synthgen.adapters import DEFAULT_GENERATOR
-from synthgen.vectors import VectorFiles, VectorSet, package_vectors
+from synthgen.vectors import VectorFiles, VectorSet
 from synthgen.views.angular import Angular
 from synthgen.views.ball import Ball
 from synthgen.views.directions import Directions
@@ -26,6 +26,12 @@ from synthgen.views.gaussian import Gaussian
 from synthgen.views.independent import Independent
 from synthgen.views.mixture import Mixture
 from synthgen.views.steer import Steer
+
+if TYPE_CHECKING:
+    from synthgen.views.contact_sheet import show
+
+__all__ = ["POLICIES", "POLICY_OF_FILE", "ViewPolicy", "make_policy", "policy_from_recipe", "show"]
+_MODULES = {"show": "contact_sheet"}
 
 
 class ViewPolicy(Protocol):
@@ -64,9 +70,8 @@ POLICIES: Mapping[str, Callable[..., ViewPolicy]] = {
     "directions": Directions,
     "mixture": Mixture,
 }
-_NUMBERS = ("std", "radius", "degrees", "strength")
-_FILES = ("walks", "directions")
-_MIXTURE_EXAMPLE = "mixture:gaussian:std=0.3@0.5+independent@0.5"
+POLICY_OF_FILE = {"walks": "steer", "directions": "directions"}
+"""Which policy walks along the vectors of which file."""
 
 
 def make_policy(name: str, **parameters: Any) -> ViewPolicy:
@@ -102,7 +107,7 @@ def policy_from_recipe(entry: Mapping[str, Any], *, vectors: VectorFiles | None 
     if not isinstance(entry, Mapping) or not isinstance(entry.get("policy"), str):
         raise ValueError(f"views: {shorten(entry)} names no policy: synthgen render did not write that manifest")
     parameters = {key: value for key, value in entry.items() if key != "policy"}
-    for kind in _FILES:
+    for kind in POLICY_OF_FILE:
         if kind in parameters:  # a path in a stranger's manifest would be read
             raise ValueError(f"views: an entry names {kind} by a path: a recipe pins them by {kind}_sha256")
         if f"{kind}_sha256" in parameters:
@@ -116,133 +121,11 @@ def policy_from_recipe(entry: Mapping[str, Any], *, vectors: VectorFiles | None 
     return make_policy(entry["policy"], **parameters)
 
 
-def policy_from_options(
-    views: str,
-    *,
-    generator: str | None = None,
-    std: float | None = None,
-    radius: float | None = None,
-    degrees: float | None = None,
-    strength: float | None = None,
-    edits: str | Sequence[str] | None = None,
-    walks: str | Path | None = None,
-    directions: str | Path | None = None,
-) -> ViewPolicy:
-    """The policy that a command's options amount to.
-
-    Args:
-        views: a policy's name, or mixture:POLICY[:NAME=VALUE …]@WEIGHT+…, each policy with parameters of its own.
-        generator: whose walks in the package serve where none are given.
-
-    Raises:
-        ValueError: no such policy, or an option that is not its own.
-    """
-    numbers: dict[str, Any] = {"std": std, "radius": radius, "degrees": degrees, "strength": strength, "edits": edits}
-    files: dict[str, Any] = {"walks": walks, "directions": directions}
-    if not views.startswith("mixture"):
-        return _make_with_files(views, numbers, files, generator)
-    for name, value in numbers.items():
-        if value is not None:
-            raise ValueError(f"mixture: write {name} beside its policy, as in {_MIXTURE_EXAMPLE}; leave --{name} away")
-    parsed = list(_parse_mixture(views))
-    for name, needed_by in (("walks", "steer"), ("directions", "directions")):
-        if files[name] is not None and needed_by not in [policy for policy, _, _ in parsed]:
-            raise ValueError(f"mixture: none of its policies has {name}: leave --{name} away")
-    components = []
-    for policy, parameters, _ in parsed:
-        own = {"steer": "walks", "directions": "directions"}.get(policy)
-        components.append(_make_with_files(policy, parameters, {own: files[own]} if own else {}, generator))
-    return Mixture(components=tuple(components), weights=tuple(weight for _, _, weight in parsed))
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
-def _make_with_files(
-    name: str, parameters: Mapping[str, Any], files: Mapping[str, Any], generator: str | None
-) -> ViewPolicy:
-    given = {**parameters, **files}
-    if name == "steer" and given.get("walks") is None and generator is not None:
-        given["walks"] = package_vectors("walks", generator)
-    return make_policy(name, **given)
-
-
-def _parse_mixture(text: str) -> Iterator[tuple[str, dict[str, Any], float]]:
-    """(policy, parameters, weight) of every part of mixture:POLICY[:NAME=VALUE …]@WEIGHT+…"""
-    head, _, body = text.partition(":")
-    if head != "mixture" or not body:
-        raise ValueError(f"views '{text}': write a mixture as {_MIXTURE_EXAMPLE}")
-    for part in body.split("+"):
-        spec, at, weight = part.rpartition("@")
-        policy, *assignments = spec.split(":")
-        if "@" in spec:
-            raise ValueError(f"mixture: '{part}' has two weights; join the parts with +, as in {_MIXTURE_EXAMPLE}")
-        if not at:
-            raise ValueError(f"mixture: '{part}' has no weight; write {part}@0.5")
-        if policy == "mixture":
-            raise ValueError("mixture: a mixture cannot hold another one; name its policies instead")
-        parameters: dict[str, Any] = {}
-        for assignment in assignments:
-            name, equals, value = assignment.partition("=")
-            if name in _FILES:
-                raise ValueError(f"mixture: give {name} as --{name} FILE, not inside the mixture")
-            if not equals or name not in (*_NUMBERS, "edits"):
-                raise ValueError(f"mixture: '{assignment}' is no parameter; write one as in {_MIXTURE_EXAMPLE}")
-            if name in parameters:
-                raise ValueError(f"mixture: '{part}' gives {name} twice; give it once")
-            parameters[name] = _number(value, assignment) if name in _NUMBERS else value
-        yield policy, parameters, _number(weight, part)
-
-
-def _number(text: str, where: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"mixture: '{text}' in '{where}' is not a number; write one such as 0.5") from None
-
-
-def show(
-    *,
-    out: str | Path,
-    policy: str | Sequence[str] = "gaussian",
-    std: str | float | Sequence[float] | None = None,
-    radius: str | float | Sequence[float] | None = None,
-    degrees: str | float | Sequence[float] | None = None,
-    strength: str | float | Sequence[float] | None = None,
-    edits: str | Sequence[str] | None = None,
-    walks: str | Path | None = None,
-    directions: str | Path | None = None,
-    samples: int = 6,
-    classes: str | Sequence[int] = "all",
-    generator: str = DEFAULT_GENERATOR,
-    weights: str | Path | None = None,
-    truncation: float = 1.0,
-    seed: int = 0,
-    device: str = "auto",
-) -> Path:
-    """Draws a contact sheet as a PNG: a row per sample, the anchor and its views by each policy at each strength.
-
-    Args:
-        policy: names such as "gaussian,ball", or one mixture.
-        std, radius, degrees, strength: values of a policy's strength, such as "0.1,0.2"; None for a useful range.
-
-    Raises:
-        ValueError: no such policy, an option that none of them has, or a file name that is not a .png.
-    """
-    from synthgen.views.contact_sheet import draw_contact_sheet
-    from synthgen.views.samples import SampleOptions
-
-    return draw_contact_sheet(
-        out=out,
-        policy=policy,
-        strengths={"std": std, "radius": radius, "degrees": degrees, "strength": strength},
-        edits=edits,
-        walks=walks,
-        directions=directions,
-        options=SampleOptions(
-            samples=samples,
-            classes=classes,
-            generator=generator,
-            weights=weights,
-            truncation=truncation,
-            seed=seed,
-            device=device,
-        ),
-    )
+def __dir__() -> list[str]:
+    return __all__

@@ -10,7 +10,8 @@ import synthgen
 from synthgen.draws import draw_truncated_normal
 from synthgen.steer.learning import walk_errors
 from synthgen.vectors import VectorSet, package_vectors, read_vectors
-from synthgen.views import policy_from_options, policy_from_recipe
+from synthgen.views import policy_from_recipe
+from synthgen.views.options import policy_from_options
 
 # Recipes of steered datasets hold this: another file makes all of them unrenderable, and needs another name.
 SHA256 = "f62f167750997b0a0b5ef02db8f441a3b0335bba979b7977d80085a119312a55"

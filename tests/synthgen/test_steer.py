@@ -152,7 +152,7 @@ class Lamp:
 def test_walks_of_a_generator_that_can_are_found() -> None:
     """A quarter of the frame is 0.5 of its half: the spot moves by 0.2 a unit, so the walk is 2.5 units long."""
     edits = ("shift_x", "shift_y", "brightness")
-    walks = fit_walks(Lamp(), edits=edits, truncation=1.0, steps=400, seed=0, device=CPU)  # type: ignore[arg-type]
+    walks = fit_walks(Lamp(), edits=edits, truncation=1.0, steps=400, seed=0, device=CPU, quiet=True)  # type: ignore[arg-type]
     expected = torch.zeros(3, 6)
     expected[0, 0] = expected[1, 1] = 2.5
     expected[2, 2] = 1.0

@@ -13,8 +13,9 @@ from scipy import stats
 
 from synthgen.draws import draw_normal, draw_truncated_normal
 from synthgen.vectors import VectorSet
-from synthgen.views import make_policy, policy_from_options
+from synthgen.views import make_policy
 from synthgen.views.mixture import Mixture
+from synthgen.views.options import policy_from_options
 
 DIM = 16
 PLACE = {"seed": 3, "view": 1, "first": 50, "truncation": 0.5}
