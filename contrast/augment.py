@@ -158,12 +158,22 @@ class AugmentDraws:
         return self._each(lambda values: values[rows])
 
     def to(self, device: torch.device) -> AugmentDraws:
-        """The same on another device."""
-        return self._each(lambda values: values.to(device, non_blocking=True))
+        """The same on another device, in one copy that the host does not wait for."""
+        if device.type == "cpu":
+            return self
+        present = self._present()
+        packed = torch.stack([values.float() for values in present.values()])
+        if device.type == "cuda":
+            packed = packed.pin_memory()
+        rows = zip(present.items(), packed.to(device, non_blocking=True), strict=True)
+        return AugmentDraws(**{name: row.to(values.dtype) for (name, values), row in rows})
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> AugmentDraws:
-        present = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return AugmentDraws(**{name: change(values) for name, values in present.items() if values is not None})
+        return AugmentDraws(**{name: change(values) for name, values in self._present().items()})
+
+    def _present(self) -> dict[str, Tensor]:
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: values for name, values in fields.items() if values is not None}
 
 
 Transform = Callable[[Tensor, AugmentDraws], Tensor]

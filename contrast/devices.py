@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 
 from shards.cpu import bfloat16_units
+from shards.errors import lacks_memory
 
 
 def resolve_device(name: str) -> torch.device:
@@ -45,12 +46,14 @@ def fastest_precision(device: torch.device) -> str:
 
 @contextmanager
 def explain_out_of_memory(device: torch.device, *, fix: str) -> Iterator[None]:
-    """Turns a GPU's lack of memory into one line that ends with `fix`.
+    """Turns a device's lack of memory into one line that ends with `fix`.
 
     Raises:
         ValueError: the device had no room.
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
         raise ValueError(f"{device} ran out of memory: {fix}") from error

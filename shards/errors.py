@@ -20,6 +20,10 @@ _OS_ERROR_FIXES = {
 }
 
 
+_NO_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED", "unable to find an engine")
+"""CUDA's allocator, the CPU's, cuBLAS; and cuDNN, when none of its engines found room for its scratch."""
+
+
 class DamageError(Exception):
     """Files that exist are not what they should be: truncated, altered, or not decodable. Exit code 1."""
 
@@ -30,6 +34,14 @@ def describe_os_error(error: OSError) -> str:
     where = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
     fix = _OS_ERROR_FIXES.get(error.errno or 0)
     return f"{where}{what}; {fix}" if fix else f"{where}{what}"
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error of an array library says that the device had no room; only some have a type of their own."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in _NO_MEMORY))
+    )
 
 
 def describe_error(error: BaseException) -> str:

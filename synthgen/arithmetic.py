@@ -45,12 +45,21 @@ def _fixed_kernels(device: torch.device) -> Iterator[None]:
         yield
         return
     cudnn: Any = torch.backends.cudnn
+    matmul: Any = torch.backends.cuda.matmul
     before = cudnn.enabled, cudnn.benchmark, cudnn.deterministic
+    sums: Any = matmul.allow_bf16_reduced_precision_reduction
+    if hasattr(matmul, "allow_bf16_reduced_precision_reduction_split_k"):  # newer versions have two settings in one
+        sums = sums, matmul.allow_bf16_reduced_precision_reduction_split_k
+    tuned = torch.cuda.tunable.is_enabled()
     cudnn.enabled, cudnn.benchmark, cudnn.deterministic = True, False, True
+    matmul.allow_bf16_reduced_precision_reduction = True  # torch's default
+    torch.cuda.tunable.enable(False)  # it chooses kernels by the clock
     try:
         yield
     finally:
         cudnn.enabled, cudnn.benchmark, cudnn.deterministic = before
+        matmul.allow_bf16_reduced_precision_reduction = sums
+        torch.cuda.tunable.enable(tuned)
 
 
 @contextmanager

@@ -18,11 +18,11 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from shards.cpu import bfloat16_units, cpu_name
+from shards.errors import lacks_memory
 
 DTYPES = ("auto", "float32", "bfloat16")
 _DEVICE_PATTERN = re.compile(r"(cpu|cuda)(?::(\d{1,4}))?")
 _MOST_PROCESSES = 256
-_NO_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED")  # CUDA, the CPU allocator, cuBLAS and cuDNN
 _MOST_FORWARD_THREADS = 16  # above, Python's own work between two operations is what they would wait for
 
 
@@ -193,11 +193,13 @@ def on_device(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def lacks_memory(error: BaseException) -> bool:
-    """Whether an error of a pass says that there was no room; only CUDA's allocator has an error type of its own."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
-    )
+def count_failed_allocations(device: torch.device) -> int:
+    """How often this process found no room on a GPU so far; 0 of a CPU, where the first time is the last.
+
+    Not all of them are errors: where cuDNN has no room for an engine's scratch it silently takes another engine, whose
+    last bits are others, and keeps it.
+    """
+    return int(torch.cuda.memory_stats(device).get("num_ooms", 0)) if device.type == "cuda" else 0
 
 
 @contextmanager
@@ -212,8 +214,13 @@ def explain_out_of_memory(device: torch.device, *, batch_size: int | None = None
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise
-        at_batch_size = "" if batch_size is None else f" at batch size {batch_size}"
-        raise ValueError(
-            f"{device} ran out of memory{at_batch_size}: free some of it, take a larger device, or give a "
-            "new dataset a smaller --batch-size (never lowered silently: it decides the last bits of the pixels)"
-        ) from error
+        raise no_memory(device, batch_size) from error
+
+
+def no_memory(device: torch.device, batch_size: int | None = None) -> ValueError:
+    """What is said of a device without room."""
+    at_batch_size = "" if batch_size is None else f" at batch size {batch_size}"
+    return ValueError(
+        f"{device} ran out of memory{at_batch_size}: free some of it, take a larger device, or give a "
+        "new dataset a smaller --batch-size (never lowered silently: it decides the last bits of the pixels)"
+    )

@@ -146,9 +146,9 @@ def estimate_render(job: RenderJob, state: FolderState) -> Estimate:
 
 
 def _measure_block(job: RenderJob, shard: ShardPlan) -> tuple[float, float]:
-    """Bytes per group, and seconds per block with all forward threads at work."""
+    """Bytes per group, and seconds per block with all threads at work."""
     from synthgen.arithmetic import reproducible_arithmetic, set_forward_threads
-    from synthgen.devices import count_forward_threads, explain_out_of_memory
+    from synthgen.devices import count_encode_threads, count_forward_threads, explain_out_of_memory
     from synthgen.rerender import render_members
 
     recipe, generator = job.recipe, job.generator
@@ -178,7 +178,11 @@ def _measure_block(job: RenderJob, shard: ShardPlan) -> tuple[float, float]:
         list(pool.map(render_block, [1] * num_threads))  # the first pass of a thread is slower
         blocks = list(pool.map(render_block, [len(latents)] * num_threads))
     pixels, seconds = blocks[0][0], sum(taken for _, taken in blocks) / num_threads
+    began = time.perf_counter()
     encoded = sum(len(encode_image(image, recipe.image)) for member in pixels for image in member)
+    encode_seconds = time.perf_counter() - began
     members = len(pixels) + 1 + (1 if recipe.store_latents else 0)
     extra = members * _TAR_BYTES_PER_MEMBER + 256 + (draws.latents[:, 0].nbytes if recipe.store_latents else 0)
-    return encoded / block.size + extra, seconds / num_threads
+    # The stages run side by side: the slower one decides.
+    block_seconds = max(seconds / num_threads, encode_seconds / count_encode_threads(job.device))
+    return encoded / block.size + extra, block_seconds

@@ -119,7 +119,7 @@ def prepare_job(
     if asked_dtype == "auto" and stored is None and elsewhere == "cuda":
         asked_dtype = "bfloat16"
     known_batch_size = config.batch_size or (stored.batch_size if stored else None)
-    with on_device(loads_on), explain_out_of_memory(loads_on, batch_size=known_batch_size):
+    with explain_out_of_memory(loads_on, batch_size=known_batch_size), on_device(loads_on):
         generator = load_generator(
             config.generator,
             weights=config.weights,
@@ -131,7 +131,7 @@ def prepare_job(
     if config.generator not in GENERATORS:
         from synthgen.adapters.probing import probe_generator
 
-        with on_device(loads_on), explain_out_of_memory(loads_on, batch_size=batch_size):
+        with explain_out_of_memory(loads_on, batch_size=batch_size), on_device(loads_on):
             probe_generator(generator, batch_size=batch_size, device=loads_on, truncation=config.truncation)
     compiled = config.compile if config.compile is not None else stored is not None and stored.compiled
     for found in config.view_policy().vectors:

@@ -37,9 +37,11 @@ from synthgen.adapters.protocol import Generator
 from synthgen.arithmetic import reproducible_arithmetic, set_forward_threads
 from synthgen.devices import (
     count_encode_threads,
+    count_failed_allocations,
     count_forward_threads,
     describe_environment,
     explain_out_of_memory,
+    no_memory,
     on_device,
 )
 from synthgen.plan import BlockPlan, Draws, ShardPlan, draw_groups, plan_blocks
@@ -107,13 +109,14 @@ class ShardRenderer:
         shape = (1 + recipe.num_views, render.batch_size, self._size, self._size, 3)
         affordable = _MOST_BUFFER_BYTES // int(np.prod(shape))
         self._depth = max(3, min(forward + encode + 1, affordable))
-        with on_device(device), explain_out_of_memory(device, batch_size=render.batch_size):
+        with explain_out_of_memory(device, batch_size=render.batch_size), on_device(device):
             self._buffers = deque(
                 torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda") for _ in range(self._depth)
             )
         if render.compiled:
             self._generator = compile_passes(generator, batch_size=render.batch_size, device=device)
         self._open: list[ShardWriter] = []  # their shards have a first block and are not being published yet
+        self._failed_allocations = count_failed_allocations(device)
         self._failed = False  # once a block is lost nothing more is written: blocks after it may be done already
         self._lock = Lock()
         self._busy_seconds = dict.fromkeys((*STAGES, _PUBLISH), 0.0)
@@ -267,6 +270,9 @@ class ShardRenderer:
         count = last_written.result()
         assert shard.writer is not None and shard.started is not None and shard.num_written == shard.plan.count
         began = time.perf_counter()
+        if count_failed_allocations(self._device) != self._failed_allocations:
+            self._failed = True
+            raise no_memory(self._device, self._render.batch_size)  # and went on with kernels of other last bits
         with self._lock:
             stages = {stage: round(busy, 4) for stage, busy in shard.busy_seconds.items()}
         try:

@@ -56,7 +56,7 @@ def load_recorded_generator(
         raise ValueError(f"{name} made these images, not {named}: leave --generator away, or give --generator {name}")
     if named is None and name not in GENERATORS and kind_of_name(name) == "function":
         raise ValueError(f"{name} made these images: if you trust that function, say so with --generator {name}")
-    with on_device(device), explain_out_of_memory(device, batch_size=batch_size):
+    with explain_out_of_memory(device, batch_size=batch_size), on_device(device):
         generator = load_generator(
             named or name, weights=weights, truncation=float(source["truncation"]), device=device, dtype=dtype
         )
@@ -94,7 +94,7 @@ def render_blocks(
     def render_block(first: int) -> tuple[Draws, NDArray[np.uint8]]:
         assert first % batch_size == 0, first
         draws = draw_groups(recipe, latent_dim=generator.latent_dim, first=first, count=batch_size, vectors=vectors)
-        with on_device(device), explain_out_of_memory(device, batch_size=batch_size):
+        with explain_out_of_memory(device, batch_size=batch_size), on_device(device):
             return draws, render_members(generator, *draws.inputs(device), size=size)
 
     num_threads = count_forward_threads(device)

@@ -2,10 +2,11 @@
 
     eager        the passes of `synthgen render`
     compiled     those of `synthgen render --compile`
-    graphs       the same with CUDA graphs; on a GPU
+    graphs       the compiled ones captured as one CUDA graph; on a GPU
 
 All have the same weights, batch, dtype, layout and number of forward threads, and take turns. The first pass, which
-compiles, is timed apart: a job would pay it in every process. Pixels are compared with those of the eager passes.
+compiles, is timed apart: a job would pay it in every process. Pixels are compared with those of the eager passes. A
+form that does not run on this machine is left out, and the report says why.
 
     python tools/bench_compile.py
     python tools/bench_compile.py --generator biggan-deep-128 --random-weights --json
@@ -26,6 +27,7 @@ from measuring import Program, describe_machine, format_machine, format_rate, me
 from torch import Tensor
 
 from shards.console import Count, format_table
+from shards.errors import describe_error
 from synthgen.adapters.compiling import compile_passes
 from synthgen.adapters.pixels import to_pixels
 from synthgen.arithmetic import reproducible_arithmetic
@@ -46,30 +48,54 @@ class Passes:
         draws = draw_groups(job.recipe, latent_dim=job.generator.latent_dim, first=0, count=batch)
         latents, self._labels = draws.inputs(job.device)
         self._latents = latents[0]
-        network: Callable[[Tensor, Tensor], Tensor] = job.generator.network  # type: ignore[attr-defined]
         began = time.perf_counter()
-        if form == "compiled":
-            network = compile_passes(job.generator, batch_size=batch, device=job.device).sample
-        elif form == "graphs":
-            options: dict[str, Any] = {"deterministic": True, "triton.cudagraphs": True}
-            network = torch.compile(network, fullgraph=True, dynamic=False, options=options)
-        self._network = network
-        self._pool = forward_threads(job.device)  # for good: a thread looks at what was compiled, and captures graphs
+        generator = job.generator
+        if form != "eager":
+            generator = compile_passes(generator, batch_size=batch, device=job.device)
+        self._generator = generator
+        self._run: Callable[[], Tensor] = self._pass
+        self._pool = forward_threads(job.device)  # for good: a thread looks at what was compiled, and has its stream
         with reproducible_arithmetic(self._device):
-            self._pool.submit(self._pass, 0).result()
+            if form == "graphs":
+                self._run = self._pool.submit(self._capture).result()
+            self._pool.submit(self._run).result()
         self.first_pass_seconds = time.perf_counter() - began
-        self()  # the second pass of a thread captures, later ones replay
+        self()  # the first passes of a thread are slower
         with reproducible_arithmetic(self._device):
-            self.pixels = self._pool.submit(self._pass, 0).result().cpu().numpy().astype(int)
+            self.pixels = self._pool.submit(self._run).result().cpu().numpy().astype(int)
 
     def __call__(self) -> float:
+        def run(index: int) -> None:  # results are dropped at once: kept, they would fill a GPU
+            self._run()
+
         with reproducible_arithmetic(self._device):
-            seconds = time_work(self._pool, self._device, self._pass, self._count)
+            seconds = time_work(self._pool, self._device, run, self._count)
         return self._count * self._batch / seconds
 
     @torch.inference_mode()
-    def _pass(self, index: int) -> Tensor:
-        return to_pixels(self._network(self._latents, self._labels))
+    def _pass(self) -> Tensor:
+        return to_pixels(self._generator.sample(self._latents, self._labels))
+
+    @torch.inference_mode()
+    def _capture(self) -> Callable[[], Tensor]:
+        """Captures one pass; replayed, it writes to the same pixels again. As torch's documentation does it."""
+        with torch.cuda.device(self._device):
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(3):  # kernels are chosen and scratch is taken outside the graph
+                    self._pass()
+            torch.cuda.current_stream().wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                pixels = self._pass()
+
+        def replay() -> Tensor:
+            with torch.cuda.device(self._device):
+                graph.replay()
+            return pixels
+
+        return replay
 
 
 main = Program()
@@ -111,7 +137,14 @@ def run_benchmark(
     on_gpu = job.device.type == "cuda"
     machine = describe_machine(PACKAGES, gpu=torch.cuda.get_device_name(job.device) if on_gpu else None)
     forms = [form for form in FORMS if form != "graphs" or on_gpu]
-    contestants = {form: Passes(job, form, images=images or (20_000 if on_gpu else 1_000)) for form in forms}
+    contestants, missing = {}, {}
+    for form in forms:
+        try:
+            contestants[form] = Passes(job, form, images=images or (20_000 if on_gpu else 1_000))
+        except (RuntimeError, ValueError) as error:
+            if form == "eager":
+                raise
+            missing[form] = describe_error(error)
     rates = measure_rounds(contestants, repeats=repeats, label="passing forward")
     rows = {}
     for form, passes in contestants.items():
@@ -125,6 +158,7 @@ def run_benchmark(
         }
     return {
         "forms": rows,
+        "missing": missing,
         "generator": name,
         "device": str(job.device),
         "dtype": job.render.dtype,
@@ -152,6 +186,7 @@ def format_report(result: dict[str, Any]) -> list[str]:
         f"batch {result['batch_size']}",
         "",
         *format_table(("", "images/s", "over eager", "first pass", "pixels apart, mean of 255", "at most"), rows),
+        *(f"{form} passes do not run here: {said}" for form, said in result["missing"].items()),
         "",
         f"medians of {result['repeats']} rounds; {format_machine(result['machine'])[0]}",
         format_machine(result["machine"])[1],

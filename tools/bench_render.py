@@ -91,13 +91,20 @@ def forward_threads(device: torch.device) -> ThreadPoolExecutor:
 
 
 def time_work(pool: ThreadPoolExecutor, device: torch.device, work: Callable[[int], object], count: int) -> float:
-    """Seconds for work(0) … work(count - 1) in the pool's threads."""
+    """Seconds for work(0) … work(count - 1) in the pool's threads, each of which has worked once before."""
+    threads = range(count_forward_threads(device))  # cuDNN chooses its kernels anew in every thread
+    wait([pool.submit(work, index) for index in threads])
+    _synchronize(device)
     began = time.perf_counter()
     for task in wait([pool.submit(work, index) for index in range(count)]).done:
         task.result()
+    _synchronize(device)
+    return time.perf_counter() - began
+
+
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - began
 
 
 class Limit:
@@ -106,7 +113,7 @@ class Limit:
     def __init__(self, job: RenderJob) -> None:
         self._device = job.device
         self._width = 8192 if job.device.type == "cuda" else 2048
-        self._count = 64 if job.device.type == "cuda" else 2 * count_forward_threads(job.device)
+        self._count = 1024 if job.device.type == "cuda" else 2 * count_forward_threads(job.device)  # a second or two
         dtype = getattr(torch, job.render.dtype)
         self._factors = torch.randn(2, self._width, self._width).to(job.device, dtype)
 
@@ -139,9 +146,8 @@ class Bare:
 
 def enough_images(job: RenderJob) -> int:
     """Images whose bare forward passes take SECONDS_OF_A_RUN."""
-    few = Bare(job, images=4 * count_forward_threads(job.device) * job.render.batch_size)
-    few()  # the first passes of a process are slower
-    return round(few() * SECONDS_OF_A_RUN[job.device.type])
+    passes = (100 if job.device.type == "cuda" else 4) * count_forward_threads(job.device)
+    return round(Bare(job, images=passes * job.render.batch_size)() * SECONDS_OF_A_RUN[job.device.type])
 
 
 class EndToEnd:

@@ -214,7 +214,7 @@ main = Program()
 @click.option("--groups", type=Count(), help="Groups to train on.  [default: all; without --shards 4k]")
 @click.option("--encoder", default="convnet-small", show_default=True, help="As in contrast train.")
 @click.option("--batch-size", type=Count(), default="128", show_default=True, help="Groups of a step.")
-@click.option("--steps", type=Count(), default="60", show_default=True, help="Steps of a contestant's turn.")
+@click.option("--steps", type=Count(), help="Steps of a contestant's turn.  [default: 60; GPU: 2k]")
 @click.option("--workers", type=Count(), default="2", show_default=True, help="Decoding processes; lightly's too.")
 @click.option("--threads", type=Count(), help="Threads of a CPU operation.  [default: torch's choice]")
 @click.option("--compile", is_flag=True, help="As in contrast train.")
@@ -226,7 +226,7 @@ def measure(
     groups: int | None,
     encoder: str,
     batch_size: int,
-    steps: int,
+    steps: int | None,
     workers: int,
     threads: int | None,
     compile: bool,
@@ -234,8 +234,9 @@ def measure(
     repeats: int,
     as_json: bool,
 ) -> None:
+    on_gpu = resolve_device(device).type == "cuda"
     config = TrainConfig(
-        steps=steps,
+        steps=steps or (2_000 if on_gpu else 60),  # starting the decoding processes takes a second
         encoder=encoder,
         batch_size=batch_size,
         precision=fastest_precision(resolve_device(device)),

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from shards.cpu import cpu_flags
-from shards.errors import describe_error
+from shards.errors import describe_error, lacks_memory
 from synthgen.adapters.pixels import to_pixels
 from synthgen.adapters.probing import probe_inputs
 from synthgen.adapters.protocol import CompilableGenerator, Generator
@@ -35,7 +35,6 @@ from synthgen.devices import (
     describe_environment,
     explain_out_of_memory,
     find_compiler,
-    lacks_memory,
     on_device,
 )
 

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shards.errors import describe_error
+from shards.errors import describe_error, lacks_memory
 from synthgen.adapters.pixels import to_pixels
 from synthgen.adapters.weight_files import default_class_names
-from synthgen.devices import lacks_memory
 
 _LARGEST_IMAGE_SIZE = 4096
 

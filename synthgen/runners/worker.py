@@ -78,6 +78,8 @@ class Worker:
                 end_claims(self._job.directory, host_tag(), os.getpid(), message)
             self._claims.clear()
             raise
+        finally:
+            self._on_groups = lambda count: None  # whoever is told may hold this worker, and it holds pinned memory
 
     def stage_shares(self) -> dict[str, float]:
         """Share of the time since run began that each stage was busy."""

@@ -173,6 +173,17 @@ def test_draws_of_the_defaults_are_those_of_every_cpu_and_of_this_version() -> N
     assert more.solarize.float().mean().item() == pytest.approx(0.2, abs=0.06)
 
 
+def test_draws_travel_together() -> None:
+    draws = draw_augmentation(AugmentConfig(blur=0.5), count=6, seed=0, step=0)
+    assert draws.to(torch.device("cpu")) is draws
+    there = draws.to(torch.device("meta"))
+    for field in dataclasses.fields(draws):
+        mine, theirs = getattr(draws, field.name), getattr(there, field.name)
+        assert (mine is None) == (theirs is None), field.name
+        if mine is not None:
+            assert (theirs.device.type, theirs.shape, theirs.dtype) == ("meta", mine.shape, mine.dtype), field.name
+
+
 def test_settings_from_text() -> None:
     assert parse_augment("crop=0.3:1, blur=0.5,solarize=0") == AugmentConfig(crop_scale=(0.3, 1), blur=0.5)
     assert parse_augment("sigma=0.5:1.5,ratio=1:1,hue=0").blur_sigma == (0.5, 1.5)

@@ -84,7 +84,7 @@ def test_help_shows_examples(arguments: list[str]) -> None:
         (["--steps", "5", "--learning-rate", "-1"], "learning rate -1.0: give a number above 0"),
         (["--steps", "5", "--seed", "-1"], "seed -1: give a whole number from 0 on"),
         (["--steps", "5", "--seed", "99999999999999999999999"], "give a whole number from 0 on, below 2^63"),
-        (["--steps", "5", "--checkpoint-seconds", "nan"], "checkpoint seconds: give 0 or more"),
+        (["--steps", "5", "--checkpoint-seconds", "nan"], "checkpoint seconds nan: give 0 or more"),
         (["--epochs", "0.001"], "shorter than one step"),
         (["--epochs", "0"], "--epochs 0.0: give a number above 0"),
         (["--epochs", "1e400"], "--epochs inf: give a number above 0"),

@@ -193,12 +193,20 @@ def test_devices_are_checked_before_anything_starts() -> None:
         resolve_device("cuda:97")
 
 
-def test_a_gpu_without_room_is_one_line() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+    ],
+)
+def test_a_gpu_without_room_is_one_line(error: Exception) -> None:
     with (
         pytest.raises(ValueError, match=r"^cuda:1 ran out of memory: use a smaller --batch-size$"),
         explain_out_of_memory(torch.device("cuda:1"), fix="use a smaller --batch-size"),
     ):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        raise error
     with pytest.raises(RuntimeError, match="shapes"), explain_out_of_memory(torch.device("cpu"), fix=""):
         raise RuntimeError("shapes differ")
 

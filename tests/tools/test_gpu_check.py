@@ -44,14 +44,25 @@ def test_compiled_passes_are_compiled_anew(weights: Path, tmp_path: Path, capsys
     from torch._dynamo.utils import counters
 
     before = counters["stats"]["unique_graphs"]
-    reports = gpu_check.check_device(
+    reports, not_compiled = gpu_check.check_device(
         "biggan-deep-32", weights, tmp_path, device="cpu", groups=60, cpu_groups=3, sample=10, compile=True
     )
-    assert set(reports) == {"again", "float32", "cpu", "float32, cpu", "compiled", "plain"}
+    assert set(reports) == {"again", "float32", "cpu", "float32, cpu", "compiled", "plain"} and not_compiled is None
     assert reports["compiled"].sameness.identical and reports["compiled"].compiled
     assert counters["stats"]["unique_graphs"] - before == 2, "once to render, once to render again"
     assert reports["plain"].ok and not reports["plain"].compiled
     assert "compiled: L0 plan: same; L1 bytes: identical in all 10 groups" in capsys.readouterr().err
+
+
+def test_what_cannot_be_compiled_costs_no_other_comparison(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("synthgen.adapters.compiling.find_compiler", lambda device: None)
+    monkeypatch.setattr(gpu_check, "run_benchmark", lambda *rest, **named: {})
+    monkeypatch.setattr(gpu_check, "format_speed", lambda speed: [])
+    run = CliRunner().invoke(gpu_check.main, [*QUICK, f"--weights={weights}", "--json"])
+    assert run.exit_code == 0, run.output
+    result = json.loads(run.stdout)
+    assert set(result["comparisons"]) == {"again", "float32", "cpu", "float32, cpu"}
+    assert "compiler" in result["not_compiled"] and result["not_compiled"] in "\n".join(gpu_check.format_report(result))
 
 
 def test_a_device_that_never_gives_the_same_twice(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
