@@ -37,6 +37,7 @@ from contrast.pixels import (
     to_floats,
     to_gray,
 )
+from shards.numbers import check_number
 
 CPU_CHUNK = 64
 DRAWS = 2
@@ -73,21 +74,19 @@ class AugmentConfig:
     """Probability that values from one half upwards are inverted (BYOL)."""
 
     def __post_init__(self) -> None:
-        low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"crop scale {low}..{high}: give two numbers with 0 < low <= high <= 1")
-        low, high = self.crop_ratio
-        if not 0 < low <= high:
-            raise ValueError(f"crop ratio {low}..{high}: give two numbers with 0 < low <= high")
-        low, high = self.blur_sigma
-        if not 0 < low <= high < math.inf:
-            raise ValueError(f"blur sigma {low}..{high}: give two numbers with 0 < low <= high")
-        for name in ("flip", "jitter", "gray", "blur", "solarize"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} {getattr(self, name)}: a probability lies in 0..1")
-        for name, bound in (("brightness", 1.0), ("contrast", 1.0), ("saturation", 1.0), ("hue", 0.5)):
-            if not 0 <= getattr(self, name) <= bound:
-                raise ValueError(f"{name} {getattr(self, name)}: give a number in 0..{bound}")
+        for name, highest in (("crop_scale", 1.0), ("crop_ratio", math.inf), ("blur_sigma", math.inf)):
+            try:
+                low, high = (check_number(name, value, 0, highest, such_as="0.5") for value in getattr(self, name))
+            except TypeError:
+                raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)}: give two numbers") from None
+            if not 0 < low <= high:
+                raise ValueError(f"{name.replace('_', '-')} {low}:{high}: give two numbers with 0 < low <= high")
+            object.__setattr__(self, name, (low, high))
+        for name, highest in (
+            *((name, 1.0) for name in ("flip", "jitter", "gray", "blur", "solarize")),
+            *(("brightness", 1.0), ("contrast", 1.0), ("saturation", 1.0), ("hue", 0.5)),
+        ):
+            object.__setattr__(self, name, check_number(name, getattr(self, name), 0, highest, such_as="0.2"))
 
 
 FIELD_OF_WORD = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -153,7 +152,7 @@ def train(as_json: bool, **options: Any) -> None:
     if os.environ.get("RANK", "0") != "0":
         return  # torchrun started several of us: the first one speaks
     if as_json:
-        echo_json(dataclasses.asdict(summary))
+        echo_json(summary.to_json())
     elif summary.steps_now:
         click.echo(
             f"{summary.run}: {summary.steps} steps, loss {summary.loss:.3f} (chance {summary.chance_loss:.3f}), "

@@ -149,6 +149,24 @@ class Comparison:
         }
 
 
+def compare(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Comparison:
+    """Puts runs side by side, and writes a page, a table or the curves to `out`; see `contrast compare --help`.
+
+    Args:
+        out: a file whose name ends in .html, .md or .png.
+
+    Raises:
+        ValueError: there are fewer than two, one is given twice, a folder is no run, or `out` ends in something else.
+        DamageError: a file of a run is not as it was written.
+    """
+    if out is not None:
+        check_out(Path(out))
+    comparison = compare_runs(runs)
+    if out is not None:
+        write_comparison(comparison, Path(out))
+    return comparison
+
+
 def compare_runs(runs: Sequence[str | Path]) -> Comparison:
     """Reads the runs.
 
@@ -156,7 +174,7 @@ def compare_runs(runs: Sequence[str | Path]) -> Comparison:
         ValueError: there are fewer than two, one is given twice, or a folder is no run.
         DamageError: a file of a run is not as it was written.
     """
-    folders = [Path(run) for run in runs]
+    folders = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
     if len(folders) < 2:
         raise ValueError("give two runs or more to compare")
     if len({folder.resolve() for folder in folders}) < len(folders):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 from contrast.augment import AugmentConfig
 from contrast.encoders import check_encoder
@@ -17,12 +18,15 @@ from contrast.objectives import OBJECTIVES
 from contrast.orders import count_steps_per_epoch
 from contrast.positives import POSITIVES
 from shards.canonical import JSON
+from shards.numbers import check_flag, check_number, check_whole
 
 OPTIMIZERS = ("sgd", "lars", "adamw")
 ORDERS = ("shuffled", "streamed")
 PRECISIONS = ("float32", "bfloat16")
-FLOAT32_END = 1e38  # just about
-SEED_END = 2**63  # what fits 64 bits with a sign
+FLOAT32_END = 1e38
+"""Just about."""
+SEED_END = 2**63
+"""What fits 64 bits with a sign."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +81,26 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "head_hidden_dim", "head_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name.replace('_', ' ')} {getattr(self, name)}: give a whole number above 0")
+            object.__setattr__(self, name, check_whole(name, getattr(self, name), 1))
+        object.__setattr__(self, "seed", check_whole("seed", self.seed, 0, SEED_END - 1))
+        for name, highest, such_as in (
+            ("learning_rate", FLOAT32_END, "0.002"),
+            ("temperature", FLOAT32_END, "0.1"),
+            ("weight_decay", FLOAT32_END, "0.05"),
+            ("warmup", 1, "0.1"),
+            ("mix_share", 1, "0.25"),
+        ):
+            value = check_number(name, getattr(self, name), 0, highest, such_as=such_as)
+            object.__setattr__(self, name, value)
+        for name in ("learning_rate", "temperature"):
+            if getattr(self, name) == 0:
+                raise ValueError(f"{name.replace('_', '-')} 0: give a number above 0")
+        if self.mix_share == 1:
+            raise ValueError("mix-share 1: leave some of the batch to the generated groups")
+        check_flag("sync_batchnorm", self.sync_batchnorm)
+        if not isinstance(self.augment, AugmentConfig):
+            raise ValueError(f"augment {self.augment!r}: give text such as crop=0.3:1,blur=0.5, or an AugmentConfig")
+        object.__setattr__(self, "encoder", str(self.encoder))
         for name, known in (
             ("objective", tuple(OBJECTIVES)),
             ("positives", POSITIVES),
@@ -89,15 +111,6 @@ class TrainConfig:
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(known)}")
         check_encoder(self.encoder)
-        for name in ("learning_rate", "temperature"):
-            if not 0 < getattr(self, name) < FLOAT32_END:
-                raise ValueError(f"{name.replace('_', ' ')} {getattr(self, name)}: give a number above 0, below 1e38")
-        if not 0 <= self.weight_decay < FLOAT32_END:
-            raise ValueError(f"weight decay {self.weight_decay}: give 0 or more, below 1e38")
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup {self.warmup}: give a share of the steps, from 0 to 1")
-        if not 0 <= self.mix_share < 1:
-            raise ValueError(f"mix share {self.mix_share}: give a share of the batch, from 0 to below 1")
         if self.mix_share > 0 and self.positives in ("tz", "shuffled"):
             raise ValueError(
                 f"positives {self.positives}: real images have no positives but augmentations of themselves; "
@@ -107,8 +120,6 @@ class TrainConfig:
             raise ValueError(
                 f"accumulate {self.accumulate}: a batch of {self.batch_size} groups does not divide into as many parts"
             )
-        if not 0 <= self.seed < SEED_END:
-            raise ValueError(f"seed {self.seed}: give a whole number from 0 on, below 2^63")
 
     @property
     def num_real(self) -> int:
@@ -151,10 +162,30 @@ class TrainConfig:
         return cls(**{**data, "augment": AugmentConfig(**augment)})
 
 
+class TrainSettings(TypedDict, total=False):
+    """Fields of TrainConfig as keywords, for those that are given."""
+
+    objective: str
+    positives: str
+    encoder: str
+    batch_size: int | str
+    accumulate: int
+    optimizer: str
+    learning_rate: float
+    weight_decay: float
+    warmup: float
+    temperature: float
+    head_hidden_dim: int
+    head_dim: int
+    sync_batchnorm: bool
+    augment: str | AugmentConfig
+    seed: int
+
+
 def steps_of(
     *,
-    samples: int | None,
-    steps: int | None,
+    samples: int | str | None,
+    steps: int | str | None,
     epochs: float | None,
     num_groups: int,
     batch_size: int,
@@ -175,14 +206,14 @@ def steps_of(
         raise ValueError(f"give exactly one of --samples, --steps and --epochs (given: {', '.join(given) or 'none'})")
     steps_per_epoch = count_steps_per_epoch(num_groups, num_generated or batch_size)
     if steps is not None:
-        count = steps
+        count = check_whole("steps", steps, 1)
     elif samples is not None:
-        count = samples // batch_size
+        count = check_whole("samples", samples, 1) // batch_size
     else:
-        assert epochs is not None
-        if not 0 < epochs < float("inf"):
-            raise ValueError(f"--epochs {epochs}: give a number above 0")
-        count = round(epochs * steps_per_epoch)
+        passes = check_number("epochs", epochs, 0, such_as="5")
+        if passes == 0:
+            raise ValueError("epochs 0: give a number above 0")
+        count = round(passes * steps_per_epoch)
     if count < 1:
         raise ValueError(
             f"--{given[0]} is shorter than one step of {batch_size} groups: train longer or use a smaller batch"

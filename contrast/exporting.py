@@ -27,8 +27,10 @@ from contrast.backbones import (
 )
 from contrast.encoders import SCALE, SHIFT, Encoder, build_encoder
 from contrast.evaluation.scoring import load_encoder
+from contrast.isolation import own_torch
 from contrast.run_folder import RunRecord, read_run, refuse_own_file
 from shards.atomic import write_atomically
+from shards.canonical import JSON
 
 FORMATS = ("torchvision", "timm", "safetensors", "onnx")
 SMALL_STEM_LINES = (
@@ -41,8 +43,8 @@ SMALL_STEM_LINES = (
 class Exported:
     """What an export wrote; the card beside the file is this as JSON."""
 
-    file: str
-    """Name of the file; `load` speaks of it as `file`."""
+    path: str
+    """Of the file. The card, which may travel with it, has its name alone, as `file`; so does `load`."""
     format: str
     encoder: str
     image_size: int
@@ -58,9 +60,17 @@ class Exported:
     recipe_id: str
     """Of the dataset that the encoder learnt from."""
 
+    def to_json(self) -> dict[str, JSON]:
+        """What the card says."""
+        fields = asdict(self)
+        return {"file": Path(fields.pop("path")).name, **fields}
 
-def export_run(run: Path, *, format: str, out: Path) -> Exported:
-    """Writes the newest encoder of a run to `out`, and its card to `out` with .json added.
+
+def export_run(run: str | Path, *, format: str, out: str | Path) -> Exported:
+    """Writes the newest encoder of a run to `out`, and its card beside it; see `contrast export --help`.
+
+    Args:
+        format: torchvision, timm, safetensors or onnx.
 
     Raises:
         ValueError: the folder is not a run, the format does not hold this encoder, or its package is not installed.
@@ -68,9 +78,15 @@ def export_run(run: Path, *, format: str, out: Path) -> Exported:
     """
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}: choose one of {', '.join(FORMATS)}")
+    run, out = Path(run), Path(out)
     if out.is_dir():
         raise ValueError(f"{out} is a folder: give the file to write")
     refuse_own_file(out)
+    with own_torch(torch.device("cpu")):
+        return _export(run, format, out)
+
+
+def _export(run: Path, format: str, out: Path) -> Exported:
     record = read_run(run)
     encoder, steps = load_encoder(run, record)
     encoder = encoder.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -78,7 +94,7 @@ def export_run(run: Path, *, format: str, out: Path) -> Exported:
     load = _load_lines(record.config.encoder, encoder, format=format, image_size=size)
     scales_itself = format in ("safetensors", "onnx")
     exported = Exported(
-        file=out.name,
+        path=str(out),
         format=format,
         encoder=record.config.encoder,
         image_size=size,
@@ -95,7 +111,7 @@ def export_run(run: Path, *, format: str, out: Path) -> Exported:
     data = _to_bytes(encoder, exported, record)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, data)
-    write_atomically(card_path(out), (json.dumps(asdict(exported), indent=1) + "\n").encode())
+    write_atomically(card_path(out), (json.dumps(exported.to_json(), indent=1) + "\n").encode())
     return exported
 
 
@@ -117,7 +133,7 @@ def _to_bytes(encoder: Encoder, exported: Exported, record: RunRecord) -> bytes:
     state = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
     if exported.format == "safetensors":
         _check_plain_loading(state, exported)
-    metadata = {name: str(value) for name, value in asdict(exported).items() if name not in ("file", "load")}
+    metadata = {name: str(value) for name, value in exported.to_json().items() if name not in ("file", "load")}
     return save(state, metadata)
 
 
@@ -153,7 +169,7 @@ def _onnx_bytes(encoder: Encoder, exported: Exported) -> bytes:
         )
     assert program is not None
     model = program.model_proto
-    keys = {name: str(value) for name, value in asdict(exported).items() if name not in ("file", "load")}
+    keys = {name: str(value) for name, value in exported.to_json().items() if name not in ("file", "load")}
     onnx.helper.set_model_props(model, keys)
     return model.SerializeToString()
 

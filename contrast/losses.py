@@ -34,7 +34,12 @@ def multi_positive_loss(projections: Tensor, ids: Tensor, *, temperature: float)
 
     Returns:
         A float32 scalar (float64 for float64 input).
+
+    Raises:
+        ValueError: the temperature is not positive.
     """
+    if not temperature > 0:
+        raise ValueError(f"temperature {temperature}: give a number above 0")
     with torch.autocast(projections.device.type, enabled=False):
         dtype = torch.promote_types(projections.dtype, torch.float32)
         anchors = F.normalize(projections.to(dtype), dim=1)  # [N, D]

@@ -17,6 +17,7 @@ import numpy as np
 from numpy import ndarray
 
 from contrast.batches import Batches, GroupBatch
+from shards.fetching import is_address
 from shards.randomness import random_words
 
 
@@ -34,6 +35,8 @@ def parse_mix(text: str) -> tuple[Path, float]:
         share = 0.0
     if kind != "real" or not directory or not 0 < share < 1:
         raise ValueError(f"--mix {text}: write real=DIR:SHARE with a share between 0 and 1, such as real=photos:0.25")
+    if is_address(directory):
+        raise ValueError(f"--mix {text}: real images are read from a folder on this machine; copy the dataset first")
     return Path(directory), share
 
 

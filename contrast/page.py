@@ -14,7 +14,7 @@ from pathlib import Path
 from contrast.evaluation.results import ROW_TITLES, read_evaluation
 from contrast.evaluation.tables import columns_of_groups, columns_of_test
 from contrast.html import fill_template, svg_element
-from contrast.run_folder import RunRecord, read_environment, read_run, refuse_own_file
+from contrast.run_folder import RunRecord, read_environment, read_run
 from contrast.runlog import METRICS_NAME, read_metrics
 from shards.atomic import write_atomically
 from shards.errors import DamageError
@@ -23,17 +23,20 @@ from shards.quantities import format_count
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def write_report(run: Path, out: Path, *, sheet: Path | None = None) -> Path:
-    """Writes the page about a run to `out` and gives its path.
+def write_report(run: str | Path, out: str | Path, *, sheet: str | Path | None = None) -> Path:
+    """Writes one self-contained HTML page about a run to `out` and gives its path; see `contrast report --help`.
 
     Args:
         sheet: a PNG, such as shards preview writes, that is put into the page.
 
     Raises:
-        ValueError: the folder is not a run, the sheet is not a PNG, or `out` is a file of the run itself.
+        ValueError: the folder is not a run, the sheet is not a PNG, or `out` is no .html file, or one of the run's own.
         DamageError: a file of the run is not as it was written.
     """
-    refuse_own_file(out)
+    run, out = Path(run), Path(out)
+    if out.suffix not in (".html", ".htm") or out.is_dir():
+        raise ValueError(f"--out {out}: give a file name that ends in .html")
+    sheet_png = "" if sheet is None else _read_png(Path(sheet))
     record = read_run(run)
     metrics = _read_figures(run)
     page = fill_template(
@@ -48,7 +51,7 @@ def write_report(run: Path, out: Path, *, sheet: Path | None = None) -> Path:
         columns_of_groups=columns_of_groups,
         loss_svg=draw_loss_curve(metrics, objective=record.config.objective) if metrics else "",
         training=_training_rows(record, metrics),
-        sheet=_read_png(sheet) if sheet is not None else "",
+        sheet=sheet_png,
         config=json.dumps(record.to_json(), indent=1, ensure_ascii=False),
         environment=json.dumps(read_environment(run), indent=1, ensure_ascii=False),
     )
@@ -120,7 +123,7 @@ def _read_figures(run: Path) -> list[dict[str, float]]:
 
 
 def _read_png(path: Path) -> str:
-    data = path.read_bytes()
+    data = path.read_bytes() if path.is_file() else b""
     if not data.startswith(PNG_SIGNATURE):
         raise ValueError(f"{path} is not a PNG: give the file that shards preview --out wrote")
     return base64.b64encode(data).decode()

@@ -156,7 +156,9 @@ def recorded_config(run: Path) -> TrainConfig | None:
     return read_run(run).config if _has_state(run) else None
 
 
-def record_environment(run: Path, *, first_step: int, device: str, num_threads: int, world_size: int) -> None:
+def record_environment(
+    run: Path, *, first_step: int, device: str, num_threads: int, compiled: bool, world_size: int
+) -> None:
     """Adds this process's versions and hardware to RUN/environment.json."""
     import torch
 
@@ -169,6 +171,7 @@ def record_environment(run: Path, *, first_step: int, device: str, num_threads: 
             "platform": platform.platform(),
             "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_name(),
             "num_threads": num_threads,
+            "compiled": compiled,
             "num_processes": world_size,
         },
     ]

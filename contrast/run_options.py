@@ -6,17 +6,26 @@ options = RunOptions(device="cuda:1", reader="ffcv", num_workers=8)
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from contrast.batches import MEMORY_BYTES, NUM_WORKERS
+from shards.canonical import JSON
+from shards.numbers import check_flag, check_number, check_whole
 
 
-def check_threads(num_threads: int | None) -> None:
-    """Raises ValueError for more threads than a machine can be asked for: OpenMP ends the process where they fail."""
-    most = max(64, 4 * (os.cpu_count() or 1))
-    if num_threads is not None and num_threads > most:
-        raise ValueError(f"threads {num_threads}: this machine has {os.cpu_count()} cores; give {most} or fewer")
+def check_threads(num_threads: int | None) -> int | None:
+    """The number of threads, where one is given.
+
+    Raises:
+        ValueError: more than a machine can be asked for: OpenMP ends the process where they fail.
+    """
+    if num_threads is None:
+        return None
+    count, most = check_whole("threads", num_threads, 1), max(64, 4 * (os.cpu_count() or 1))
+    if count > most:
+        raise ValueError(f"threads {count}: this machine has {os.cpu_count()} cores; give {most} or fewer")
+    return count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +62,27 @@ class RunOptions:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("num_threads", "num_workers", "log_every"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name.replace('_', ' ')} {getattr(self, name)}: give a whole number above 0")
-        check_threads(self.num_threads)
-        for name in ("memory_bytes", "checkpoint_seconds"):
-            if not getattr(self, name) >= 0:  # not a number fails this, too
-                raise ValueError(f"{name.replace('_', ' ')} {getattr(self, name)}: give 0 or more")
+        settled: dict[str, object] = {
+            "device": str(self.device),
+            "num_threads": check_threads(self.num_threads),
+            "num_workers": check_whole("workers", self.num_workers, 1),
+            "log_every": check_whole("log_every", self.log_every, 1),
+            "memory_bytes": check_whole("memory_bytes", self.memory_bytes, 0),
+            "checkpoint_seconds": check_number("checkpoint_seconds", self.checkpoint_seconds, 0, such_as="60"),
+        }
+        if self.knn_every is not None:
+            settled["knn_every"] = check_whole("knn_every", self.knn_every, 1)
+        if self.cache_bytes is not None:
+            settled["cache_bytes"] = check_whole("cache_bytes", self.cache_bytes, 1)
+        if self.knn_data is not None:
+            settled["knn_data"] = str(self.knn_data)
+        for name in ("compile", "tensorboard", "quiet"):
+            settled[name] = check_flag(name, getattr(self, name))
+        for name, value in settled.items():
+            object.__setattr__(self, name, value)
         if (self.knn_every is None) != (self.knn_data is None):
             raise ValueError("online kNN: give both --knn-every, such as 500, and --knn-data, such as cifar10")
-        if self.knn_every is not None and (self.knn_every < 1 or self.knn_every % self.log_every):
+        if self.knn_every is not None and self.knn_every % self.log_every:
             raise ValueError(
                 f"--knn-every {self.knn_every}: give a multiple of {self.log_every}, the steps of a record"
             )
@@ -87,3 +107,7 @@ class TrainSummary:
     """Share of this call's time spent waiting for data."""
     seconds: float = 0.0
     """Time of this call's steps."""
+
+    def to_json(self) -> dict[str, JSON]:
+        """Plain mapping, fit for json.dumps."""
+        return asdict(self)

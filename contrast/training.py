@@ -31,13 +31,14 @@ from contrast.distributed import Place, process_group
 from contrast.encoders import check_encoder_fits, count_parameters, to_encoder_layout
 from contrast.evaluation.online import OnlineKnn
 from contrast.interrupts import postponed_interrupt
+from contrast.isolation import own_torch
 from contrast.meter import Meter
 from contrast.mixing import own_rows, seed_of_real
 from contrast.network import TrainedNetwork, averaging_gradients, in_parallel
 from contrast.objectives import OBJECTIVES, Objective, Targets, build_objective
 from contrast.optimizer import build_optimizer, learning_rate_at, set_learning_rate
 from contrast.readers import check_order, open_batches
-from contrast.run_folder import RunRecord, open_run, record_environment
+from contrast.run_folder import RunRecord, open_run, read_environment, record_environment
 from contrast.run_options import RunOptions, TrainSummary
 from contrast.runlog import RunLog, rewind_metrics
 from contrast.trained_on import TrainedOn, describe_groups
@@ -55,7 +56,7 @@ def train_encoder(
     *,
     shards: str | Path,
     out: str | Path,
-    n: int | None = None,
+    n: int | str | None = None,
     mix: str | Path | None = None,
     options: RunOptions | None = None,
 ) -> TrainSummary:
@@ -69,9 +70,7 @@ def train_encoder(
         DamageError: a shard or the checkpoint is damaged.
     """
     options = options or RunOptions()
-    if options.num_threads is not None:
-        torch.set_num_threads(options.num_threads)
-    with process_group(options.device) as place:
+    with process_group(options.device) as place, own_torch(place.device, num_threads=options.num_threads):
         check_order(config.order, options.reader)
         config.check_processes(place.world_size)
         dataset = open_dataset(shards, n=n, cache=options.cache, cache_bytes=options.cache_bytes)
@@ -156,6 +155,11 @@ def run_steps(
     )
     if first_step > 0:
         progress.note(f"{run}: going on from step {first_step} of {config.steps}")
+        began = read_environment(run) or [{}]
+        if bool(began[-1].get("compiled", False)) != options.compile:
+            progress.note(
+                "note: with or without --compile is not as before: last bits differ from an undisturbed run's"
+            )
 
     # ------------------------------------------------------------------------------------------------------------------
     # The steps
@@ -319,6 +323,7 @@ def _open_log(run: Path, place: Place, options: RunOptions, first_step: int) -> 
         first_step=first_step,
         device=str(place.device),
         num_threads=torch.get_num_threads(),
+        compiled=options.compile,
         world_size=place.world_size,
     )
     return RunLog(run, tensorboard=options.tensorboard, first_step=first_step)

@@ -34,6 +34,15 @@ LEASE_SECONDS = 300.0
 _CLAIM_PATTERN = re.compile(r"train-(\d{6,})\.claim\.json")
 
 
+_NUMBER = (int, float)
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("index", "count", "pid", "groups_written"), int),
+    **dict.fromkeys(("host", "device", "task"), str),
+    **dict.fromkeys(("began", "groups_per_second", "age_seconds"), _NUMBER),
+    "stages": dict,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """One worker at one shard."""
@@ -58,6 +67,14 @@ class Claim:
     """Share of the time that each stage was busy."""
     age_seconds: float = 0.0
     """Since it was renewed; not stored."""
+
+    def __post_init__(self) -> None:
+        for name, kinds in _KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise TypeError(f"{name} is {value!r}")
+        if not 0 < self.pid < 2**31:
+            raise ValueError(f"pid is {self.pid}")
 
     @property
     def where(self) -> str:
@@ -138,7 +155,8 @@ def read_claim(directory: Path, index: int, *, now: float | None = None) -> Clai
     """The claim on a shard, void or not; None where there is none.
 
     Args:
-        now: seconds since 1970, by which its age is told; this machine's clock when None.
+        now: seconds since 1970 by the disk's clock, by which its age is told. A claim from its far future is as old:
+            the clock was set back since, and a worker that lives would have renewed it. This machine's clock when None.
     """
     path = _path(directory, index)
     try:
@@ -146,15 +164,16 @@ def read_claim(directory: Path, index: int, *, now: float | None = None) -> Clai
         claim = Claim(**json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
-    return replace(claim, age_seconds=max(0.0, (time.time() if now is None else now) - renewed))
+    age = (time.time() if now is None else now) - renewed
+    is_from_before = now is not None and age < -LEASE_SECONDS
+    return replace(claim, age_seconds=-age if is_from_before else max(0.0, age))
 
 
 def read_claims(directory: Path) -> list[Claim]:
     """All claims by shard, void ones too; who may not write the folder tells their age by this machine's clock."""
-    try:
+    now: float | None = None
+    with suppress(OSError):
         now = disk_time(directory)
-    except OSError:
-        now = time.time()
     matches = [_CLAIM_PATTERN.fullmatch(name) for name in list_work(directory)]
     claims = [read_claim(directory, int(match[1]), now=now) for match in matches if match]
     return [claim for claim in claims if claim is not None]

@@ -42,7 +42,7 @@ _LARGEST_PAGE_BYTES = 1 << 31
 
 
 def to_ffcv(
-    directory: str | Path, *, out: str | Path, n: int | None = None, mode: str | None = None, quiet: bool = False
+    directory: str | Path, *, out: str | Path, n: int | str | None = None, mode: str | None = None, quiet: bool = False
 ) -> BetonRecord:
     """Writes the first n groups of a dataset, or all, as FFCV's file `out`, and OUT.json beside it.
 

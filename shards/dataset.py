@@ -10,6 +10,7 @@ once, and copied into worker processes by fork or pickle; one in a bucket, by pi
 from __future__ import annotations
 
 import mmap
+import operator
 import resource
 import shlex
 import stat
@@ -27,6 +28,7 @@ from shards.codec import decode_all_into, decode_into, empty_pixels
 from shards.errors import DamageError
 from shards.manifest import Manifest, group_key, load_manifest
 from shards.markers import index_path, tar_path
+from shards.numbers import check_whole
 from shards.recipe import member_names
 from shards.tar import load_index, parse_array
 
@@ -37,7 +39,7 @@ _SPREAD_BYTES = 4 * 10**9
 """Beyond this, groups in random order lie so far apart that reading ahead of them is wasted."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Group:
     """One anchor and its views, decoded."""
 
@@ -66,25 +68,26 @@ class GroupDataset:
     Construction reads the manifest only; shards are opened when first touched.
 
     Args:
-        n: length of the prefix; the whole dataset when None.
+        n: length of the prefix, a count such as 4000 or "4k"; the whole dataset when None.
+
+    A dataset holds a file open for every shard that was touched, and raises the process's limit of open files as far
+    as it needs and may.
 
     Raises:
         ValueError: the folder holds no finished dataset, or fewer than n groups.
         DamageError: the manifest is not as it was written.
     """
 
-    def __init__(self, directory: str | Path, *, n: int | None = None) -> None:
+    def __init__(self, directory: str | Path, *, n: int | str | None = None) -> None:
         self.directory = Path(directory)
         self._choose(load_manifest(self.directory), n)
 
-    def _choose(self, manifest: Manifest, n: int | None) -> None:
+    def _choose(self, manifest: Manifest, n: int | str | None) -> None:
         self.manifest = manifest
         held = manifest.num_groups
-        if n is not None and n < 1:
-            raise ValueError(f"--n {n}: ask for at least one group")
-        if n is not None and n > held:
+        self._length = held if n is None else check_whole("n", n, 1)
+        if self._length > held:
             raise ValueError(f"--n {n}: {self.location} holds {held} groups; render more or ask for fewer")
-        self._length = held if n is None else n
         self._members = member_names(manifest.recipe)
         self._prepare()
 
@@ -154,7 +157,9 @@ class GroupDataset:
             for shard in self.manifest.shards
             if shard.first < len(self)
         ]
-        return np.concatenate(parts)[: len(self)]
+        labels = np.concatenate(parts)[: len(self)]
+        labels.setflags(write=False)  # they are kept
+        return labels
 
     def read(self, index: int, member: str) -> memoryview:
         """The bytes of one member, such as "anchor.jpg", without a copy."""
@@ -195,18 +200,27 @@ class GroupDataset:
         """Decodes groups, in the order given, into one array.
 
         Args:
+            indices: whole numbers, [B]; of a mask, np.flatnonzero(mask).
             out: uint8 [B, K, height, width, 3] to fill, C-contiguous; a new one when None.
 
         Returns:
             The images, uint8 [B, K, height, width, 3], and the labels, int64 [B].
 
         Raises:
+            ValueError: the indices are no list of whole numbers, or `out` has another shape or kind.
+            IndexError: there is no such group.
             DamageError: an image does not decode or has another size, or a shard is missing or truncated.
         """
-        wanted = np.asarray(indices, dtype=np.int64)
+        wanted = _whole_indices(indices)
         shape = (len(wanted), self.num_images, self.image_size, self.image_size, 3)
         images = empty_pixels(shape) if out is None else out
-        assert images.shape == shape and images.dtype == np.uint8 and images.flags.c_contiguous, "out does not fit"
+        if not (
+            isinstance(images, np.ndarray)
+            and images.shape == shape
+            and images.dtype == np.uint8
+            and images.flags.c_contiguous
+        ):
+            raise ValueError(f"out: give a C-contiguous numpy array of uint8, {list(shape)}")
         labels = np.empty(len(wanted), np.int64)
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"group {wanted.min()} to {wanted.max()}: the dataset holds 0 to {len(self) - 1}")
@@ -243,9 +257,10 @@ class GroupDataset:
                 raise self._damage(f"{name} does not decode ({error})") from error
 
     def _locate(self, index: int) -> tuple[MappedShard, int]:
-        if not 0 <= index < len(self):
+        number = operator.index(index)
+        if not 0 <= number < len(self) or isinstance(index, bool):
             raise IndexError(f"group {index}: the dataset holds 0 to {len(self) - 1}")
-        shard_index, row = divmod(int(index), self.manifest.shard_size)
+        shard_index, row = divmod(number, self.manifest.shard_size)
         return self._shard(shard_index), row
 
     def _shard(self, shard_index: int) -> MappedShard:
@@ -281,6 +296,16 @@ class GroupDataset:
     def _name(self, index: int, member: str) -> str:
         tar = tar_path(self.directory, index // self.manifest.shard_size)
         return f"{group_key(index)}.{member} in {tar}"
+
+
+def _whole_indices(indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    wanted = np.asarray(indices)
+    if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):  # of a mask, int64 would make 0 and 1
+        raise ValueError(
+            f"indices of {wanted.dtype}, {list(wanted.shape)}: give whole numbers in one row; for a mask, "
+            "np.flatnonzero(mask)"
+        )
+    return wanted.astype(np.int64)
 
 
 def narrow_index(index: np.ndarray, tar_bytes: int) -> np.ndarray:

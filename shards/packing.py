@@ -21,9 +21,10 @@ from shards.canonical import JSON
 from shards.codec import default_subsampling, encode_image
 from shards.folder import finish_dataset, lock_dataset
 from shards.manifest import MANIFEST_NAME, Manifest, load_manifest
+from shards.numbers import check_whole
 from shards.pictures import SPLITS, Pictures, class_roots, fit_image, open_pictures, rank_within_class
 from shards.progress import Progress
-from shards.quantities import format_bytes, parse_count
+from shards.quantities import format_bytes
 from shards.randomness import random_words
 from shards.recipe import Recipe, RenderSettings
 from shards.survey import completed_shards
@@ -41,7 +42,7 @@ def from_images(
     n: int | str | None = None,
     split: str = "train",
     size: int | None = None,
-    image_format: str = "png",
+    format: str = "png",
     quality: int | None = None,
     shard_size: int = 1000,
     seed: int = 0,
@@ -54,7 +55,7 @@ def from_images(
         n: groups to pack, the first ones of the order; all images when None. A count may be text, such as "10k".
         split: train, test or all; see shards.pictures.open_pictures.
         size: pixels of a side: the shorter side is resized, the centre kept. When None, the images' own size.
-        image_format: png keeps every pixel; jpg is smaller.
+        format: png keeps every pixel; jpg is smaller.
         quality: of jpg, 1 to 100; 95 when None.
         seed: key of the order.
 
@@ -67,10 +68,9 @@ def from_images(
         raise ValueError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
     if any(root.resolve() in Path(out).resolve().parents for root in class_roots(Path(source))):
         raise ValueError(f"--out {out} lies inside {source}, and would be taken for a class: choose a folder elsewhere")
-    if shard_size < 1:
-        raise ValueError(f"shard size {shard_size}: give a whole number above 0")
+    shard_size, seed = check_whole("shard_size", shard_size, 1), check_whole("seed", seed, 0, 2**63 - 1)
     pictures = open_pictures(Path(source), split=split)
-    num_groups = len(pictures) if n is None else parse_count(str(n))
+    num_groups = len(pictures) if n is None else check_whole("n", n, 1)
     if num_groups > len(pictures):
         raise ValueError(f"--n {num_groups}: {source} holds {len(pictures)} images ({split}); ask for fewer")
     content_sha256, sizes = pictures.survey()
@@ -80,7 +80,7 @@ def from_images(
         classes=tuple(range(len(pictures.class_names))),
         views=(),
         seed=seed,
-        image=_image_settings(side, image_format, quality),
+        image=_image_settings(side, format, quality),
     )
     directory = Path(out)
     order = balanced_order(pictures.labels, seed=seed)
@@ -164,7 +164,7 @@ def _choose_size(source: str | Path, sizes: set[tuple[int, int]], size: int | No
 
 def _image_settings(side: int, image_format: str, quality: int | None) -> dict[str, JSON]:
     if image_format == "jpg":
-        quality = JPEG_QUALITY if quality is None else quality
+        quality = JPEG_QUALITY if quality is None else check_whole("quality", quality, 1, 100)
         return {"size": side, "format": "jpg", "quality": quality, "subsampling": default_subsampling(side)}
     if quality is not None:
         raise ValueError(f"quality {quality}: {image_format} has none; leave it out, or ask for --format jpg")

@@ -7,7 +7,7 @@ format_bytes(1.2e9)                 # "1.2 GB"
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from decimal import Decimal, localcontext
 
 _COUNT_PATTERN = re.compile(r"(\d[\d_]*(?:\.\d+)?)(?:e(\d{1,2}))?([kKmMgG]?)", re.ASCII)
 _COUNT_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
@@ -24,7 +24,8 @@ def parse_count(text: str) -> int:
     if match is None:
         raise ValueError(f"'{text}' is not a count: write a whole number above 0, such as 1300000, 1.3M or 4k")
     digits, exponent, unit = match.groups()
-    value = Decimal(digits.replace("_", "")) * 10 ** int(exponent or 0) * _COUNT_UNITS[unit.lower()]
+    with localcontext(prec=40):  # whatever the process computes with elsewhere
+        value = Decimal(digits.replace("_", "")) * 10 ** int(exponent or 0) * _COUNT_UNITS[unit.lower()]
     if value != value.to_integral_value():
         raise ValueError(f"'{text}' is not a whole number: write one such as 1300000, 1.3M or 4k")
     if not 1 <= value <= _LARGEST_COUNT:

@@ -30,6 +30,7 @@ from shards.errors import DamageError
 from shards.fetching import open_filesystem, read_address, retrying
 from shards.inspection import measure_members
 from shards.manifest import DATA_FOLDER, MANIFEST_NAME, ShardRecord, group_key, parse_manifest
+from shards.numbers import check_whole
 from shards.quantities import format_bytes
 from shards.tar import make_index
 
@@ -108,6 +109,15 @@ class ShardCache:
         return is_damaged
 
     def _fetch(self, address: str, record: ShardRecord, path: Path) -> None:
+        try:
+            self._bring(address, record, path)
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT):
+                raise
+            what = f"{error.strerror} (the cache of shards: free some of it, or give another --cache)"
+            raise OSError(error.errno, what, str(self.folder)) from error
+
+    def _bring(self, address: str, record: ShardRecord, path: Path) -> None:
         with naming(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             if not self._is_swept:
@@ -195,13 +205,14 @@ class RemoteDataset(GroupDataset):
         self,
         address: str,
         *,
-        n: int | None = None,
+        n: int | str | None = None,
         cache: str | Path | None = None,
-        cache_bytes: int | None = None,
+        cache_bytes: int | str | None = None,
     ) -> None:
         self.address = str(address).rstrip("/")
         if "://" not in self.address:
             raise ValueError(f"{address} names no place: give an address such as s3://bucket/folder")
+        cache_bytes = None if cache_bytes is None else check_whole("cache_bytes", cache_bytes, 1)
         self.cache = ShardCache(cache, limit_bytes=cache_bytes)
         path = f"{self.address}/{MANIFEST_NAME}"
         manifest = parse_manifest(read_address(path), path)

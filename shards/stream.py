@@ -18,6 +18,7 @@ import numpy as np
 
 from shards.dataset import Group, GroupDataset
 from shards.fetching import is_address
+from shards.numbers import check_whole
 from shards.remote import RemoteDataset
 
 _SHUFFLE_GROUPS = 1000
@@ -26,7 +27,7 @@ _SHUFFLE_GROUPS = 1000
 def stream_groups(
     source: str | Path,
     *,
-    n: int | None = None,
+    n: int | str | None = None,
     seed: int = 0,
     epoch: int = 0,
     rank: int = 0,
@@ -35,7 +36,7 @@ def stream_groups(
     num_workers: int = 1,
     shuffle_buffer: int = _SHUFFLE_GROUPS,
     cache: str | Path | None = None,
-    cache_bytes: int | None = None,
+    cache_bytes: int | str | None = None,
 ) -> Iterator[Group]:
     """One worker's share of an epoch: over all ranks and workers, every one of the first n groups exactly once.
 
@@ -53,8 +54,8 @@ def stream_groups(
     """
     if not 0 <= rank < world_size or not 0 <= worker < num_workers:
         raise ValueError(f"rank {rank} of {world_size}, worker {worker} of {num_workers}: count both from 0")
-    if shuffle_buffer < 1:
-        raise ValueError(f"shuffle buffer {shuffle_buffer}: give a whole number above 0")
+    shuffle_buffer = check_whole("shuffle_buffer", shuffle_buffer, 1)
+    seed, epoch = (check_whole(name, value, 0, 2**63 - 1) for name, value in (("seed", seed), ("epoch", epoch)))
     dataset = open_dataset(source, n=n, cache=cache, cache_bytes=cache_bytes)
     shard_size = dataset.manifest.shard_size
     order = shard_order(-(-len(dataset) // shard_size), seed=seed, epoch=epoch)
@@ -67,7 +68,11 @@ def stream_groups(
 
 
 def open_dataset(
-    source: str | Path, *, n: int | None = None, cache: str | Path | None = None, cache_bytes: int | None = None
+    source: str | Path,
+    *,
+    n: int | str | None = None,
+    cache: str | Path | None = None,
+    cache_bytes: int | str | None = None,
 ) -> GroupDataset:
     """The first n groups of the dataset in a folder or at an address; only its manifest is read yet.
 

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -89,8 +90,14 @@ def verify(directory: str | Path, *, fast: bool = False, jobs: int = 1, quiet: b
 
         if jobs > 1 and len(indices) > 1:
             context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(min(jobs, len(indices)), mp_context=context) as pool:
-                collect(pool.map(check, indices))
+            try:
+                with ProcessPoolExecutor(min(jobs, len(indices)), mp_context=context) as pool:
+                    collect(pool.map(check, indices))
+            except BrokenProcessPool:
+                raise ValueError(
+                    "a process of the check was lost: a script that calls this needs its own work under "
+                    'if __name__ == "__main__", or jobs=1'
+                ) from None
         else:
             collect(map(check, indices))
     return Verification(

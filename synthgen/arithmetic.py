@@ -28,15 +28,23 @@ def reproducible_arithmetic(device: torch.device) -> Iterator[None]:
     """Inside, equal batches give equal bits: one thread per pass on a CPU, fixed kernels on a GPU, float32 in full.
 
     Settings of the process are changed, and put back at the end: whoever allowed TF32 or bfloat16 products in place of
-    float32 ones for other work gets the same pixels as everybody.
+    float32 ones, or made another number format or device the default, gets the same pixels as everybody. What is drawn
+    from torch's generators afterwards is as if nothing had been rendered.
     """
-    num_threads = torch.get_num_threads()
+    num_threads, dtype, home = torch.get_num_threads(), torch.get_default_dtype(), torch.get_default_device()
     set_forward_threads()
+    torch.set_default_dtype(torch.float32)
+    if home.type != "cpu":  # only then: a default device is a layer around every operation
+        torch.set_default_device(None)
     try:
-        with _full_float32(), _fixed_kernels(device):
+        on_gpus = [device] if device.type == "cuda" and torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices=on_gpus), _full_float32(), _fixed_kernels(device):
             yield
     finally:
         torch.set_num_threads(num_threads)
+        torch.set_default_dtype(dtype)
+        if home.type != "cpu":
+            torch.set_default_device(home)
 
 
 @contextmanager

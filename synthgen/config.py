@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from shards.manifest import LARGEST_NUM_GROUPS
-from shards.quantities import parse_count
+from shards.numbers import check_flag, check_whole
 from synthgen.adapters import DEFAULT_GENERATOR, check_generator_name, check_truncation
-from synthgen.numbers import check_whole
 from synthgen.views import ViewPolicy
 from synthgen.views.options import policy_from_options
 
 if TYPE_CHECKING:
+    import torch
+
     from synthgen.job import RenderJob
 
 RUNNERS = ("local", "slurm", "ray")
@@ -100,6 +101,10 @@ class RenderConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))
+        for name in ("generator", "devices"):  # a Path, a torch.device
+            object.__setattr__(self, name, str(getattr(self, name)))
+        if isinstance(self.classes, Path):
+            object.__setattr__(self, "classes", str(self.classes))
         for name in ("weights", "walks", "directions", "manifest"):
             object.__setattr__(self, name, Path(getattr(self, name)) if getattr(self, name) is not None else None)
         self._check_runner()
@@ -108,32 +113,39 @@ class RenderConfig:
             check_beside_manifest(field.name for field in fields if getattr(self, field.name) != field.default)
             return
         if self.n is None:
-            raise ValueError("no --n: say how many groups, or give --from a manifest that says it")
+            raise ValueError("no n: give --n, how many groups, or a manifest that says it (--from)")
         check_generator_name(self.generator)
-        check_truncation(self.truncation)
+        object.__setattr__(self, "truncation", check_truncation(self.truncation))
         self.view_policy()
-        check_whole("n", self.n, 1, LARGEST_NUM_GROUPS)
-        check_whole("num_views", self.num_views, 1, 64)
-        check_whole("seed", self.seed, 0, 2**63 - 1)
-        for name, highest in (("size", 4096), ("shard_size", LARGEST_NUM_GROUPS), ("batch_size", 100_000)):
+        for name, lowest, highest in (
+            ("n", 1, LARGEST_NUM_GROUPS),
+            ("num_views", 1, 64),
+            ("seed", 0, 2**63 - 1),
+            ("size", 1, 4096),
+            ("shard_size", 1, LARGEST_NUM_GROUPS),
+            ("batch_size", 1, 100_000),
+        ):
+            self._check_whole(name, lowest, highest)
+        for name in ("store_latents", "compile"):
             if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name), 1, highest)
+                check_flag(name, getattr(self, name))
         if self.format not in ("jpg", "png"):
             raise ValueError(f"format '{self.format}': give jpg or png")
         if self.quality is not None:
             if self.format != "jpg":
                 raise ValueError("quality belongs to jpg: leave --quality away, or give --format jpg")
-            check_whole("quality", self.quality, 1, 100)
+            self._check_whole("quality", 1, 100)
+
+    def _check_whole(self, name: str, lowest: int, highest: int) -> None:
+        if getattr(self, name) is not None:
+            object.__setattr__(self, name, check_whole(name, getattr(self, name), lowest, highest))
 
     def _check_runner(self) -> None:
-        if self.task_count is not None:
-            check_whole("task_count", self.task_count, 1, LARGEST_NUM_GROUPS)
-        if self.task_index is not None:
-            check_whole("task_index", self.task_index, 0, (self.task_count or LARGEST_NUM_GROUPS) - 1)
+        self._check_whole("task_count", 1, LARGEST_NUM_GROUPS)
+        self._check_whole("task_index", 0, (self.task_count or LARGEST_NUM_GROUPS) - 1)
         if self.runner not in RUNNERS:
             raise ValueError(f"no runner '{self.runner}': choose one of {', '.join(RUNNERS)}")
-        if self.tasks is not None:
-            check_whole("tasks", self.tasks, 1, 100_000)
+        self._check_whole("tasks", 1, 100_000)
         if self.runner == "local" and self.tasks is not None:
             raise ValueError("tasks belongs to the runners slurm and ray: leave --tasks away, or give --runner slurm")
         if self.runner != "local" and (self.task_index is not None or self.task_count is not None):
@@ -175,6 +187,39 @@ class RenderConfig:
         )
 
 
+class RenderOptions(TypedDict, total=False):
+    """Fields of RenderConfig as keywords, for those that are given beside n, out and the task."""
+
+    generator: str | Path
+    weights: str | Path | None
+    views: str
+    std: float | None
+    radius: float | None
+    degrees: float | None
+    strength: float | None
+    edits: str | Sequence[str] | None
+    walks: str | Path | None
+    directions: str | Path | None
+    num_views: int
+    truncation: float
+    classes: str | Path | Sequence[int | str]
+    class_weights: str | Mapping[int | str, int] | None
+    seed: int
+    size: int | None
+    format: str
+    quality: int | None
+    shard_size: int | str | None
+    batch_size: int | str | None
+    devices: str | torch.device
+    dtype: str
+    compile: bool | None
+    store_latents: bool
+    runner: str
+    tasks: int | None
+    slurm: str
+    manifest: str | Path | None
+
+
 def config_from_options(*, n: int | str | None, out: str | Path, options: Mapping[str, Any]) -> RenderConfig:
     """The request that Python's keywords amount to.
 
@@ -187,7 +232,8 @@ def config_from_options(*, n: int | str | None, out: str | Path, options: Mappin
     for name in options:
         if name not in known:
             raise ValueError(f"render has no option '{name}': choose from {', '.join(known)}")
-    return RenderConfig(n=parse_count(n) if isinstance(n, str) else n, out=Path(out), **options)
+    fields: dict[str, Any] = {"n": n, "out": Path(out), **options}
+    return RenderConfig(**fields)
 
 
 def check_beside_manifest(given: Iterable[str]) -> None:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.numbers import check_whole
 from shards.progress import Progress
-from synthgen.adapters import DEFAULT_GENERATOR, load_generator
+from synthgen.adapters import DEFAULT_GENERATOR, check_truncation, load_generator
 from synthgen.draws import draw_labels, draw_truncated_normal
-from synthgen.numbers import check_whole
 from synthgen.vectors import VectorSet, check_vector_path, write_vectors
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def directions(
     from synthgen.devices import choose_device
 
     layer, samples = layer or 0, 2000 if samples is None else samples
-    truncation, seed = 1.0 if truncation is None else truncation, seed or 0
-    check_whole("seed", seed, 0)
+    truncation = 1.0 if truncation is None else check_truncation(truncation)
+    seed = check_whole("seed", seed or 0, 0)
     place = choose_device(device)
     loaded = load_generator(generator, weights=weights, truncation=truncation, device=place, dtype="float32")
     if not isinstance(loaded, LayeredGenerator):
@@ -74,9 +74,9 @@ def directions(
             f"{generator} does not show its layers: use other views (--views gaussian, ball, angular), or a function "
             "whose object has latent_weights (docs/bring-your-own-generator.md)"
         )
-    check_whole("k", k, 1, loaded.latent_dim)
-    check_whole("layer", layer, 0, loaded.num_layers - 1)
-    check_whole("samples", samples, max(2 * loaded.latent_dim, 2 * loaded.num_classes), 100_000)
+    k = check_whole("k", k, 1, loaded.latent_dim)
+    layer = check_whole("layer", layer, 0, loaded.num_layers - 1)
+    samples = check_whole("samples", samples, max(2 * loaded.latent_dim, 2 * loaded.num_classes), 100_000)
     settings: dict[str, Any] = {"method": method}
     if method == "sefa":
         matrix, shares = factorize_weights(loaded.latent_weights().double().cpu().numpy(), k=k)
@@ -84,7 +84,7 @@ def directions(
         matrix, shares = analyse_activations(
             loaded, k=k, layer=layer, samples=samples, truncation=truncation, seed=seed, device=place, quiet=quiet
         )
-        settings |= {"layer": layer, "samples": samples, "seed": seed, "truncation": float(truncation)}
+        settings |= {"layer": layer, "samples": samples, "seed": seed, "truncation": truncation}
     settings["shares"] = [round(share, 5) for share in shares.tolist()]
     names = [f"{method}{number}" for number in range(k)]
     return write_vectors(

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 from shards.folder import lock_dataset, share_dataset
 from shards.manifest import Manifest, load_manifest
 from shards.work import begin_work
-from synthgen.config import RenderConfig, config_from_options
+from synthgen.config import RenderConfig, RenderOptions, config_from_options
 from synthgen.disk_room import check_disk
 from synthgen.job import prepare_job, survey_folder
 
@@ -54,7 +54,12 @@ def render_dataset(config: RenderConfig, *, quiet: bool = False) -> Manifest | N
 
 @overload
 def render(
-    *, out: str | Path, n: int | str | None = None, dry_run: Literal[True], quiet: bool = False, **options: Any
+    *,
+    out: str | Path,
+    n: int | str | None = None,
+    dry_run: Literal[True],
+    quiet: bool = False,
+    **options: Unpack[RenderOptions],
 ) -> Estimate: ...
 
 
@@ -67,18 +72,41 @@ def render(
     task_count: int,
     dry_run: Literal[False] = False,
     quiet: bool = False,
-    **options: Any,
+    **options: Unpack[RenderOptions],
 ) -> Manifest | None: ...
 
 
 @overload
 def render(
-    *, out: str | Path, n: int | str | None = None, dry_run: Literal[False] = False, quiet: bool = False, **options: Any
+    *,
+    out: str | Path,
+    n: int | str | None = None,
+    dry_run: Literal[False] = False,
+    quiet: bool = False,
+    **options: Unpack[RenderOptions],
 ) -> Manifest: ...
 
 
+@overload
 def render(
-    *, out: str | Path, n: int | str | None = None, dry_run: bool = False, quiet: bool = False, **options: Any
+    *,
+    out: str | Path,
+    n: int | str | None = None,
+    dry_run: bool,
+    quiet: bool = False,
+    **options: Unpack[RenderOptions],
+) -> Manifest | Estimate: ...
+
+
+def render(
+    *,
+    out: str | Path,
+    n: int | str | None = None,
+    task_index: int | None = None,
+    task_count: int | None = None,
+    dry_run: bool = False,
+    quiet: bool = False,
+    **options: Unpack[RenderOptions],
 ) -> Manifest | Estimate | None:
     """`synthgen render` from Python: the options are RenderConfig's fields; n may be text such as "4k".
 
@@ -90,7 +118,9 @@ def render(
         ValueError: the request cannot work as it stands; nothing was rendered.
         DamageError: what was rendered is not what the manifest describes, and nothing explains it.
     """
-    config = config_from_options(n=n, out=out, options=options)
+    task = {"task_index": task_index, "task_count": task_count}
+    given = {name: value for name, value in task.items() if value is not None}
+    config = config_from_options(n=n, out=out, options={**options, **given})
     if dry_run:
         from synthgen.estimate import estimate_request
 

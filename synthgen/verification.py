@@ -19,13 +19,15 @@ from shards.canonical import JSON, first_difference
 from shards.dataset import GroupDataset
 from shards.manifest import Manifest, load_manifest
 from shards.markers import read_marker
+from shards.numbers import check_number, check_whole
 from shards.progress import Progress
 from shards.recipe import member_names
-from synthgen.numbers import check_whole
 from synthgen.vectors import VectorFiles
 from synthgen.views import policy_from_recipe
 
 if TYPE_CHECKING:
+    import torch
+
     from synthgen.sameness import Sameness
 
 _GROUPS_PER_BLOCK = 8
@@ -63,12 +65,12 @@ class RenderVerification:
 def verify_render(
     directory: str | Path,
     *,
-    groups: int = 64,
+    groups: int | str = 64,
     seed: int = 0,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     dtype: str = "same",
     compile: bool | None = None,
-    generator: str | None = None,
+    generator: str | Path | None = None,
     weights: str | Path | None = None,
     walks: str | Path | None = None,
     directions: str | Path | None = None,
@@ -102,17 +104,21 @@ def verify_render(
     from synthgen.sameness import Comparison
 
     began = time.monotonic()
-    _check_options(groups=groups, seed=seed, dtype=dtype, tolerance=tolerance)
+    groups, seed = check_whole("groups", groups, 1), check_whole("seed", seed, 0)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype '{dtype}': give one of {', '.join(DTYPES)}")
+    if tolerance is not None:
+        tolerance = check_number("tolerance", tolerance, 0, 255, such_as="1.5")
     directory = Path(directory)
     manifest = load_manifest(directory)
     vectors = VectorFiles.of(*(Path(path) for path in (walks, directions) if path is not None))
     for view in manifest.recipe.views:
         policy_from_recipe(view, vectors=vectors)  # told before the generator is loaded
-    place = choose_device(device)
+    place = choose_device(str(device))
     number_format = manifest.render.dtype if dtype == "same" else dtype
     loaded = load_recorded_generator(
         manifest.recipe,
-        named=generator,
+        named=None if generator is None else str(generator),
         weights=Path(weights) if weights is not None else None,
         device=place,
         dtype=number_format,
@@ -188,12 +194,3 @@ def environment_difference(directory: Path, shard: int, here: dict[str, str]) ->
     if marker is None:
         return "its marker is missing, so where it was rendered is not known"
     return first_difference(marker.environment, here, other_is="here")
-
-
-def _check_options(*, groups: int, seed: int, dtype: str, tolerance: float | None) -> None:
-    check_whole("groups", groups, 1)
-    check_whole("seed", seed, 0)
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype '{dtype}': give one of {', '.join(DTYPES)}")
-    if tolerance is not None and not 0 <= tolerance <= 255:
-        raise ValueError(f"tolerance {tolerance}: give a mean difference from 0 to 255 levels")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import click
@@ -35,7 +34,7 @@ def export(run: Path, format: str, out: Path, as_json: bool) -> None:
 
     exported = contrast.export(run=run, format=format, out=out)
     if as_json:
-        echo_json(dataclasses.asdict(exported))
+        echo_json(exported.to_json())
         return
     click.echo(
         f"{out}: {exported.encoder} after {exported.steps} steps, {exported.feature_dim} features, "

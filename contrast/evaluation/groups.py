@@ -9,7 +9,7 @@ The last groups of the dataset are taken: a run that was trained on a prefix has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from numpy import ndarray
 from contrast.augment import AugmentConfig, augment, draw_augmentation
 from contrast.evaluation.geometry import alignment, lidar, uniformity
 from contrast.evaluation.overlap import doubt_encoder, num_groups_seen
-from contrast.evaluation.results import ROW_TITLES, GroupScore
+from contrast.evaluation.results import ROW_TITLES, GroupScore, GroupScores
 from contrast.images import LabelledImages
 from contrast.trained_on import TrainedOn
 from shards.dataset import GroupDataset
@@ -48,6 +48,18 @@ class HeldGroups:
     labels: ndarray
     """int64 [groups]; -1 without classes."""
     notes: tuple[str, ...]
+
+    def record(self, scores: dict[str, GroupScore], *, notes: Iterable[str]) -> GroupScores:
+        """What evaluate.json says of these groups, from the scores by row."""
+        return GroupScores(
+            dataset=self.dataset,
+            recipe_id=self.recipe_id,
+            first=self.first,
+            num_groups=self.images.shape[0],
+            num_images=self.images.shape[1],
+            notes=(*self.notes, *doubt_lidar(self, scores), *notes),
+            scores=scores,
+        )
 
 
 def load_groups(directory: str | Path, *, image_size: int, trained_on: TrainedOn, names: Collection[str]) -> HeldGroups:

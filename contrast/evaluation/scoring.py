@@ -9,7 +9,7 @@ The encoder is frozen, the last checkpoint is the one that is scored, and nothin
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -24,19 +24,20 @@ from contrast.evaluation.features import (
     pixel_features,
     weights_sha256,
 )
-from contrast.evaluation.groups import Encode, doubt_lidar, load_groups, score_groups
+from contrast.evaluation.groups import Encode, load_groups, score_groups
 from contrast.evaluation.labelled import load_test
 from contrast.evaluation.results import (
     ROW_TITLES,
     ROWS,
     Evaluation,
     GroupScore,
-    GroupScores,
     Score,
     write_evaluation,
 )
+from contrast.isolation import own_torch
 from contrast.run_folder import RunRecord, read_run
 from contrast.run_options import check_threads
+from shards.numbers import check_flag, check_whole
 from shards.progress import Progress
 
 TEST_SCORES = ("knn", "linear", "logistic", "fewshot", "rankme")
@@ -50,15 +51,15 @@ def evaluate_run(
     run: str | Path,
     *,
     data: str | Path | Sequence[str | Path] = (),
-    data_train: str | None = None,
+    data_train: str | Path | None = None,
     data_root: str | Path | None = None,
-    num_train: int | None = None,
+    num_train: int | str | None = None,
     groups: str | Path | None = None,
-    scores: Sequence[str] | None = None,
+    scores: str | Sequence[str] | None = None,
     k: int | Sequence[int] | None = None,
     controls: bool = True,
-    device: str = "auto",
-    num_threads: int | None = None,
+    device: str | torch.device = "auto",
+    threads: int | None = None,
     quiet: bool = False,
 ) -> Evaluation:
     """Scores a run's newest checkpoint, beside both controls, and writes RUN/evaluate.json anew.
@@ -67,28 +68,64 @@ def evaluate_run(
         data: one source of labelled images or several: cifar10, the name of a torchvision dataset, an image folder, or
             a folder of shards; see contrast.evaluation.sources.
         data_train: another source for the labelled training images.
-        num_train: how many of those, classes balanced; all when None.
+        num_train: how many of those, classes balanced, a count such as 10_000 or "10k"; all when None.
         groups: a dataset of shards for lidar, alignment and uniformity.
         scores: names among TEST_SCORES and GROUP_SCORES; knn and linear when None, and of `groups` all that it has.
         k: neighbours of kNN; when None those of 1, 10, 20 and 200 that the training labels are enough for.
         controls: whether raw pixels and the untrained encoder are scored, too.
-        num_threads: threads of a CPU operation; torch's own choice when None.
+        threads: of a CPU operation; torch's own choice when None.
 
     Raises:
         ValueError: the run, the data or the device does not fit what is asked for.
         DamageError: the checkpoint or an image is damaged.
     """
-    started = time.perf_counter()
-    run = Path(run)
     sources = [str(data)] if isinstance(data, str | Path) else [str(source) for source in data]
+    if isinstance(scores, str):
+        scores = [name.strip() for name in scores.split(",")]
     test_names, group_names = choose_scores(scores, has_data=bool(sources), has_groups=groups is not None)
-    ks = None if k is None else (k,) if isinstance(k, int) else tuple(dict.fromkeys(k))
-    if ks is not None and (not ks or min(ks) < 1):
-        raise ValueError(f"--k {','.join(map(str, ks))}: give whole numbers above 0, such as 1,10")
-    check_threads(num_threads)
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)
-    place = resolve_device(device)
+    place = resolve_device(str(device))
+    with own_torch(place, num_threads=check_threads(threads)):
+        return _evaluate(
+            Path(run),
+            sources,
+            test_names,
+            group_names,
+            data_train=None if data_train is None else str(data_train),
+            data_root=data_root,
+            num_train=None if num_train is None else check_whole("num_train", num_train, 1),
+            groups=groups,
+            ks=_neighbours(k),
+            controls=check_flag("controls", controls),
+            place=place,
+            quiet=quiet,
+        )
+
+
+def _neighbours(k: int | Sequence[int] | None) -> tuple[int, ...] | None:
+    if k is None:
+        return None
+    ks = [k] if isinstance(k, int | str) or not isinstance(k, Iterable) else list(k)
+    if not ks:
+        raise ValueError("k: give whole numbers above 0, such as 1,10")
+    return tuple(dict.fromkeys(check_whole("k", value, 1) for value in ks))
+
+
+def _evaluate(
+    run: Path,
+    sources: Sequence[str],
+    test_names: tuple[str, ...],
+    group_names: tuple[str, ...],
+    *,
+    data_train: str | None,
+    data_root: str | Path | None,
+    num_train: int | None,
+    groups: str | Path | None,
+    ks: tuple[int, ...] | None,
+    controls: bool,
+    place: torch.device,
+    quiet: bool,
+) -> Evaluation:
+    started = time.perf_counter()
     record = read_run(run)
     trained, step = load_encoder(run, record)
     notes = []
@@ -135,17 +172,7 @@ def evaluate_run(
         step=step,
         weights_sha256=weights_sha256(trained),
         tests=tuple(test.record(table, notes=notes) for test, table in zip(tests, test_scores, strict=True)),
-        groups=None
-        if held is None
-        else GroupScores(
-            dataset=held.dataset,
-            recipe_id=held.recipe_id,
-            first=held.first,
-            num_groups=held.images.shape[0],
-            num_images=held.images.shape[1],
-            notes=(*held.notes, *doubt_lidar(held, group_scores), *notes),
-            scores=group_scores,
-        ),
+        groups=None if held is None else held.record(group_scores, notes=notes),
         seconds=round(time.perf_counter() - started, 1),
     )
     write_evaluation(run, evaluation)

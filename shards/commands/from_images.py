@@ -32,7 +32,6 @@ from shards.quantities import format_bytes, format_count, format_things
 @click.option("--size", type=Count(), help="Pixels of a side: resized, then the centre.  [default: the images' own]")
 @click.option(
     "--format",
-    "image_format",
     type=click.Choice(["png", "jpg"]),
     default="png",
     show_default=True,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shards.numbers import check_number
 from synthgen.adapters.architecture import PUBLISHED_CONFIGS, count_flops, count_parameters
 from synthgen.adapters.own_names import check_own_name, kind_of_name
 from synthgen.adapters.weight_files import find_weights, require_weights
@@ -74,7 +75,7 @@ def check_generator_name(name: str) -> None:
 
 
 def load_generator(
-    name: str = DEFAULT_GENERATOR,
+    name: str | Path = DEFAULT_GENERATOR,
     *,
     weights: str | Path | None = None,
     truncation: float = 1.0,
@@ -94,34 +95,43 @@ def load_generator(
     Raises:
         ValueError: unknown name, missing or corrupt weights, a truncation out of range, or no such device.
     """
+    name = str(name)
     check_generator_name(name)
-    check_truncation(truncation)
+    truncation = check_truncation(truncation)
     import torch
 
+    from synthgen.arithmetic import reproducible_arithmetic
     from synthgen.devices import choose_device, choose_dtype
 
     place = choose_device(str(device))
     location = Path(weights) if weights is not None else None
     kind = kind_of_name(name) if name not in GENERATORS else None
-    if kind == "program":
-        from synthgen.adapters.exported_program import load_program
+    with reproducible_arithmetic(place):  # the weights, too, may not depend on what the process has as defaults
+        if kind == "program":
+            from synthgen.adapters.exported_program import load_program
 
-        return load_program(name, weights=location, device=place, dtype=dtype)
-    if kind == "function":
-        from synthgen.adapters.python_function import load_from_function
+            return load_program(name, weights=location, device=place, dtype=dtype)
+        if kind == "function":
+            from synthgen.adapters.python_function import load_from_function
 
-        return load_from_function(name, weights=location, truncation=truncation, device=place, dtype=dtype)
-    from synthgen.adapters.biggan import load_biggan
+            return load_from_function(name, weights=location, truncation=truncation, device=place, dtype=dtype)
+        from synthgen.adapters.biggan import load_biggan
 
-    files = require_weights(name, location)
-    number_format = getattr(torch, choose_dtype(dtype, place))
-    return load_biggan(name, files, truncation=truncation, device=place, dtype=number_format)
+        files = require_weights(name, location)
+        number_format = getattr(torch, choose_dtype(dtype, place))
+        return load_biggan(name, files, truncation=truncation, device=place, dtype=number_format)
 
 
-def check_truncation(truncation: float) -> None:
-    """Raises ValueError unless 0 < truncation <= 1."""
-    if isinstance(truncation, bool) or not isinstance(truncation, int | float) or not 0 < truncation <= 1:
-        raise ValueError(f"truncation {truncation}: give a number above 0 and at most 1")
+def check_truncation(truncation: object) -> float:
+    """The truncation as a float.
+
+    Raises:
+        ValueError: it is no number above 0 and at most 1.
+    """
+    number = check_number("truncation", truncation, 0, 1, such_as="1")
+    if number == 0:
+        raise ValueError("truncation 0: give a number above 0 and at most 1")
+    return number
 
 
 def generators() -> list[dict[str, Any]]:

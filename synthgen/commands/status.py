@@ -11,6 +11,8 @@ from shards.console import echo_json, examples, json_option
 from synthgen.progress import Status, status
 
 _WATCH_SECONDS = 2.0
+_LOOKS_ALONE = 15
+"""Tasks of an array may be between two starts."""
 
 
 @click.command(
@@ -22,19 +24,27 @@ _WATCH_SECONDS = 2.0
     ),
 )
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--watch", is_flag=True, help="Look again every two seconds, until the dataset is finished.")
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Look again every two seconds, until the dataset is finished, or nobody was at it for half a minute.",
+)
 @json_option
 def status_command(directory: Path, watch: bool, as_json: bool) -> None:
     """Say how far the render in DIR is, and what failed.
 
     Shards, rate, time left and failures, from what the workers leave in the folder: any machine that sees it can ask.
-    With --watch, --json prints one object a line.
+    With --watch, --json prints one object a line, and a render that nobody works on ends with exit code 1.
     """
+    looks_alone = 0
     while True:
         state = status(directory)
         _show(state, as_json=as_json, one_line=watch, redraw=watch and not as_json)
         if not watch or state.finished:
             return
+        looks_alone = looks_alone + 1 if state.state == "stopped" else 0
+        if looks_alone > _LOOKS_ALONE:
+            raise click.exceptions.Exit(1)
         time.sleep(_WATCH_SECONDS)
 
 

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shards.numbers import check_whole
 from shards.progress import Progress
 from synthgen.adapters import DEFAULT_GENERATOR, load_generator
 from synthgen.adapters.protocol import DifferentiableGenerator
 from synthgen.devices import choose_device
 from synthgen.draws import draw_labels, draw_truncated_normal, draw_uniform
-from synthgen.numbers import check_whole
 from synthgen.steer.edits import EDITS, apply_edit
 from synthgen.vectors import VectorSet, check_vector_path, write_vectors
 
@@ -53,8 +53,7 @@ def train(
         ValueError: no such edit or generator, or a generator that lets no gradients through.
     """
     path, edits = check_vector_path(out), parse_edits(edit)
-    check_whole("steps", steps, 1)
-    check_whole("seed", seed, 0)
+    steps, seed = check_whole("steps", steps, 1), check_whole("seed", seed, 0)
     place = choose_device(device)
     model = load_generator(generator, weights=weights, truncation=truncation, device=place)
     if not isinstance(model, DifferentiableGenerator):

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from shards.numbers import check_number
 from shards.sheet import SheetRow, check_sheet_path, draw_rows, write_sheet
 from synthgen.adapters import DEFAULT_GENERATOR
 from synthgen.adapters.pixels import to_pixels
-from synthgen.numbers import check_number
 from synthgen.steer.edits import EDITS, apply_edit
 from synthgen.vectors import VectorSet, package_vectors, read_vectors
 from synthgen.views.samples import SampleOptions

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.numbers import check_number
 from synthgen.draws import draw_normal, draw_uniform
-from synthgen.numbers import check_number
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.numbers import check_number
 from synthgen.draws import draw_uniform
-from synthgen.numbers import check_number
 from synthgen.vectors import VectorSet
 
 if TYPE_CHECKING:

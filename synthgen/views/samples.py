@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from synthgen.adapters import load_generator
+from shards.numbers import check_whole
+from synthgen.adapters import check_truncation, load_generator
 from synthgen.adapters.protocol import Generator
 from synthgen.classes import parse_classes
 from synthgen.devices import choose_device
 from synthgen.draws import draw_labels, draw_truncated_normal
-from synthgen.numbers import check_whole
 from synthgen.vectors import VectorSet
 
 
@@ -62,7 +62,9 @@ class SampleOptions:
     device: str
 
     def __post_init__(self) -> None:
-        check_whole("samples", self.samples, 1, 100)
+        object.__setattr__(self, "samples", check_whole("samples", self.samples, 1, 100))
+        object.__setattr__(self, "seed", check_whole("seed", self.seed, 0))
+        object.__setattr__(self, "truncation", check_truncation(self.truncation))
 
     def draw(self, *fitting: VectorSet) -> Samples:
         """Loads the generator and draws the anchors.

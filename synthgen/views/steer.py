@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.numbers import check_number
 from synthgen.draws import draw_uniform
-from synthgen.numbers import LARGEST_STEP, check_number
 from synthgen.vectors import VectorSet, read_vectors
+from synthgen.views.steps import LARGEST_STEP
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,59 @@
+"""Numbers that people give, checked one way, with one wording: whole ones, others, and counts such as 1.3M.
+
+numpy's numbers are numbers; True and False are none.
+
+    check_whole("batch_size", np.int64(128), 1)         # 128
+    check_whole("n", "4k", 1)                           # 4000: text is a count, where there has to be one
+    check_number("std", 0.3, 0, 100, such_as="0.3")     # 0.3
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+from shards.quantities import parse_count
+
+
+def check_whole(name: str, value: object, lowest: int, highest: float = math.inf) -> int:
+    """The value as an int.
+
+    Raises:
+        ValueError: it is no whole number from lowest to highest.
+    """
+    if isinstance(value, str) and lowest > 0:
+        try:
+            value = parse_count(value)
+        except ValueError as error:
+            raise ValueError(f"{name.replace('_', '-')}: {error}") from None
+    number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+    if number is None or not lowest <= number <= highest:
+        raise ValueError(f"{name.replace('_', '-')} {value}: give a whole number {_span(lowest, highest)}")
+    return number
+
+
+def check_number(name: str, value: object, lowest: float, highest: float = math.inf, *, such_as: str) -> float:
+    """The value as a float.
+
+    Raises:
+        ValueError: it is no number from lowest to highest, or not finite.
+    """
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not (lowest <= number <= highest and math.isfinite(number)):
+        raise ValueError(f"{name.replace('_', '-')} {value}: give a number {_span(lowest, highest)}, such as {such_as}")
+    return number
+
+
+def check_flag(name: str, value: object) -> bool:
+    """The value, where it is True or False.
+
+    Raises:
+        ValueError: it is something else, such as the text "no", which Python takes for true.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name.replace('_', '-')} {value!r}: give True or False")
+    return value
+
+
+def _span(lowest: float, highest: float) -> str:
+    return f"from {lowest} on" if highest == math.inf else f"from {lowest} to {highest}"
