@@ -83,20 +83,15 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulate", "head_hidden_dim", "head_dim"):
             object.__setattr__(self, name, check_whole(name, getattr(self, name), 1))
         object.__setattr__(self, "seed", check_whole("seed", self.seed, 0, SEED_END - 1))
-        for name, highest, such_as in (
-            ("learning_rate", FLOAT32_END, "0.002"),
-            ("temperature", FLOAT32_END, "0.1"),
-            ("weight_decay", FLOAT32_END, "0.05"),
-            ("warmup", 1, "0.1"),
-            ("mix_share", 1, "0.25"),
+        for name, above, highest, such_as in (
+            ("learning_rate", True, FLOAT32_END, "0.002"),
+            ("temperature", True, FLOAT32_END, "0.1"),
+            ("weight_decay", False, FLOAT32_END, "0.05"),
+            ("warmup", False, 1, "0.1"),
+            ("mix_share", False, 1, "0.25"),
         ):
-            value = check_number(name, getattr(self, name), 0, highest, such_as=such_as)
+            value = check_number(name, getattr(self, name), 0, highest, above=above, such_as=such_as)
             object.__setattr__(self, name, value)
-        for name in ("learning_rate", "temperature"):
-            if getattr(self, name) == 0:
-                raise ValueError(f"{name.replace('_', '-')} 0: give a number above 0")
-        if self.mix_share == 1:
-            raise ValueError("mix-share 1: leave some of the batch to the generated groups")
         check_flag("sync_batchnorm", self.sync_batchnorm)
         if not isinstance(self.augment, AugmentConfig):
             raise ValueError(f"augment {self.augment!r}: give text such as crop=0.3:1,blur=0.5, or an AugmentConfig")
@@ -111,6 +106,7 @@ class TrainConfig:
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(known)}")
         check_encoder(self.encoder)
+        count_real(self.batch_size, self.mix_share)  # refuses a share that leaves none of one kind
         if self.mix_share > 0 and self.positives in ("tz", "shuffled"):
             raise ValueError(
                 f"positives {self.positives}: real images have no positives but augmentations of themselves; "
@@ -210,10 +206,7 @@ def steps_of(
     elif samples is not None:
         count = check_whole("samples", samples, 1) // batch_size
     else:
-        passes = check_number("epochs", epochs, 0, such_as="5")
-        if passes == 0:
-            raise ValueError("epochs 0: give a number above 0")
-        count = round(passes * steps_per_epoch)
+        count = round(check_number("epochs", epochs, 0, above=True, such_as="5") * steps_per_epoch)
     if count < 1:
         raise ValueError(
             f"--{given[0]} is shorter than one step of {batch_size} groups: train longer or use a smaller batch"

@@ -32,15 +32,22 @@ def check_whole(name: str, value: object, lowest: int, highest: float = math.inf
     return number
 
 
-def check_number(name: str, value: object, lowest: float, highest: float = math.inf, *, such_as: str) -> float:
+def check_number(
+    name: str, value: object, lowest: float, highest: float = math.inf, *, such_as: str, above: bool = False
+) -> float:
     """The value as a float.
+
+    Args:
+        above: whether `lowest` itself is too low.
 
     Raises:
         ValueError: it is no number from lowest to highest, or not finite.
     """
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
-    if not (lowest <= number <= highest and math.isfinite(number)):
-        raise ValueError(f"{name.replace('_', '-')} {value}: give a number {_span(lowest, highest)}, such as {such_as}")
+    if not (lowest <= number <= highest and math.isfinite(number)) or (above and number == lowest):
+        most = "" if highest == math.inf else f" and at most {highest:g}"
+        span = f"above {lowest:g}{most}" if above else _span(lowest, highest)
+        raise ValueError(f"{name.replace('_', '-')} {value}: give a number {span}, such as {such_as}")
     return number
 
 
@@ -56,4 +63,8 @@ def check_flag(name: str, value: object) -> bool:
 
 
 def _span(lowest: float, highest: float) -> str:
-    return f"from {lowest} on" if highest == math.inf else f"from {lowest} to {highest}"
+    if highest == math.inf:
+        return f"from {lowest:g} on"
+    if highest == 2**63 - 1:
+        return f"from {lowest:g} on, below 2^63"
+    return f"from {lowest:g} to {highest:g}" if highest < 1e6 else f"from {lowest:g} to {highest:.0f}"

@@ -60,7 +60,7 @@ class Verification:
         return {**self.__dict__, "ok": self.ok, "problems": list(self.problems), "notes": list(self.notes)}
 
 
-def verify(directory: str | Path, *, fast: bool = False, jobs: int = 1, quiet: bool = True) -> Verification:
+def verify(directory: str | Path, *, fast: bool = False, jobs: int = 1, quiet: bool = False) -> Verification:
     """Checks a finished dataset against its manifest and returns everything that is wrong with it.
 
     Full: every shard's checksum, every member's name, place, size and padding, every image decoded at the promised

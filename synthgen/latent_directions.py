@@ -42,7 +42,7 @@ def directions(
     truncation: float | None = None,
     seed: int | None = None,
     device: str = "auto",
-    quiet: bool = True,
+    quiet: bool = False,
 ) -> VectorSet:
     """Finds k orthogonal or nearly orthogonal unit directions and writes them to `out`, the strongest first.
 
@@ -112,7 +112,7 @@ def analyse_activations(
     truncation: float,
     seed: int,
     device: torch.device,
-    quiet: bool = True,
+    quiet: bool,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """GANSpace: the k latent directions [k, latent_dim] of a layer's principal components, and shares of variance.
 

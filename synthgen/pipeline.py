@@ -111,7 +111,8 @@ class ShardRenderer:
         self._depth = max(3, min(forward + encode + 1, affordable))
         with explain_out_of_memory(device, batch_size=render.batch_size), on_device(device):
             self._buffers = deque(
-                torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda") for _ in range(self._depth)
+                torch.empty(shape, dtype=torch.uint8, device="cpu", pin_memory=device.type == "cuda")
+                for _ in range(self._depth)
             )
         if render.compiled:
             self._generator = compile_passes(generator, batch_size=render.batch_size, device=device)

@@ -75,7 +75,7 @@ def verify_render(
     walks: str | Path | None = None,
     directions: str | Path | None = None,
     tolerance: float | None = None,
-    quiet: bool = True,
+    quiet: bool = False,
 ) -> RenderVerification:
     """Renders a sample of a finished dataset's groups again and compares plan, bytes and pixels.
 

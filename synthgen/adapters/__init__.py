@@ -128,10 +128,7 @@ def check_truncation(truncation: object) -> float:
     Raises:
         ValueError: it is no number above 0 and at most 1.
     """
-    number = check_number("truncation", truncation, 0, 1, such_as="1")
-    if number == 0:
-        raise ValueError("truncation 0: give a number above 0 and at most 1")
-    return number
+    return check_number("truncation", truncation, 0, 1, above=True, such_as="1")
 
 
 def generators() -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ def train(
     steps: int = 600,
     seed: int = 0,
     device: str = "auto",
-    quiet: bool = True,
+    quiet: bool = False,
 ) -> VectorSet:
     """Learns one walk per edit, judges it on anchors that it has not seen, and writes all of them to `out`.
 

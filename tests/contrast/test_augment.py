@@ -217,11 +217,11 @@ def test_draws_stay_in_their_ranges() -> None:
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        ({"crop_scale": (0.0, 1.0)}, "crop scale"),
+        ({"crop_scale": (0.0, 1.0)}, "crop-scale"),
         ({"flip": 1.5}, "flip"),
         ({"hue": 0.6}, "hue"),
         ({"crop_ratio": (2, 1)}, "ratio"),
-        ({"blur_sigma": (0, 1)}, "blur sigma"),
+        ({"blur_sigma": (0, 1)}, "blur-sigma"),
         ({"solarize": -0.1}, "solarize"),
     ],
 )

@@ -44,8 +44,8 @@ def test_a_configuration_of_the_first_version_still_loads() -> None:
     ("settings", "message"),
     [
         ({"positives": "ty"}, "unknown positives 'ty': choose one of both, tx, tz, shuffled"),
-        ({"mix_share": 1.0}, "mix share 1.0: give a share of the batch"),
-        ({"accumulate": 0}, "accumulate 0: give a whole number above 0"),
+        ({"mix_share": 1.0}, "--mix: a share of 1.0 of 128 groups is 128"),
+        ({"accumulate": 0}, "accumulate 0: give a whole number from 1 on"),
         ({"accumulate": 3}, "accumulate 3: a batch of 128 groups does not divide into as many parts"),
     ],
 )
@@ -82,16 +82,16 @@ def test_a_batch_is_shared_evenly(settings: dict[str, Any], count: int, message:
     ("settings", "message"),
     [
         ({"steps": 0}, "steps 0"),
-        ({"batch_size": -1}, "batch size -1"),
+        ({"batch_size": -1}, "batch-size -1"),
         ({"objective": "byol"}, "unknown objective 'byol': choose one of simclr, multi-positive, supcon, vicreg"),
         ({"encoder": "vgg"}, "unknown encoder 'vgg'"),
         ({"optimizer": "lion"}, "unknown optimizer 'lion'"),
         ({"precision": "float16"}, "unknown precision 'float16'"),
-        ({"learning_rate": 0.0}, "learning rate 0.0"),
-        ({"learning_rate": float("nan")}, "learning rate nan"),
-        ({"learning_rate": 1e300}, r"learning rate 1e\+300: give a number above 0, below 1e38"),
+        ({"learning_rate": 0.0}, "learning-rate 0.0"),
+        ({"learning_rate": float("nan")}, "learning-rate nan"),
+        ({"learning_rate": 1e300}, r"learning-rate 1e\+300: give a number above 0 and at most 1e\+38"),
         ({"temperature": -0.1}, "temperature -0.1"),
-        ({"weight_decay": -1.0}, "weight decay -1.0"),
+        ({"weight_decay": -1.0}, "weight-decay -1.0"),
         ({"warmup": 1.5}, "warmup 1.5"),
         ({"seed": -1}, "seed -1"),
         ({"seed": 2**63}, r"seed 9223372036854775808: .* below 2\^63"),
@@ -114,7 +114,7 @@ def test_durations_become_steps() -> None:
     with pytest.raises(ValueError, match="--samples is shorter than one step"):
         steps_of(samples=99, steps=None, epochs=None, **sizes)
     for epochs in (0.0, -1.0, float("inf"), float("nan")):
-        with pytest.raises(ValueError, match=f"--epochs {epochs}: give a number above 0"):
+        with pytest.raises(ValueError, match=f"epochs {epochs}: give a number above 0"):
             steps_of(samples=None, steps=None, epochs=epochs, **sizes)
 
 

@@ -285,7 +285,7 @@ def test_several_sources_and_all_scores_in_one_call(
         ({"groups": "x", "scores": ("knn",)}, "knn is a score of labelled images: give --data"),
         ({"data": "cifar10", "groups": "x", "scores": ("knn",)}, "--groups is given and no score uses it"),
         ({"data": "cifar10", "groups": "x", "scores": ("lidar",)}, "--data is given and no score uses it"),
-        ({"data": "cifar10", "k": (1, 0)}, "--k 1,0: give whole numbers above 0"),
+        ({"data": "cifar10", "k": (1, 0)}, "k 0: give a whole number from 1 on"),
     ],
 )
 def test_what_does_not_go_together_is_refused(tmp_path: Path, options: dict[str, object], message: str) -> None:

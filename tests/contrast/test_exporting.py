@@ -71,7 +71,7 @@ def test_the_card_loads_the_file_strictly(runs: dict[str, Path], tmp_path: Path,
     file = tmp_path / "deep" / "weights"
     exported = contrast.export(runs[encoder], format=format, out=file)
     card = json.loads((tmp_path / "deep" / "weights.json").read_text())
-    assert card == json.loads(json.dumps(exported.__dict__))
+    assert card == json.loads(json.dumps(exported.to_json())) and Path(exported.path) == file
     assert (card["encoder"], card["image_size"], card["steps"]) == (encoder, 16, 1)
     assert any("strict=True" in line for line in card["load"])
     images, expected = features_of(runs[encoder])

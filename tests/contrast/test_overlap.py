@@ -98,9 +98,9 @@ def test_real_images_are_known_again_in_another_order_codec_and_size(tmp_path: P
     photos, others = (write_noise(tmp_path / f"photos{seed}", seed=seed) for seed in range(2))
     packings = {
         "trained": {},
-        "jpg": {"image_format": "jpg"},
+        "jpg": {"format": "jpg"},
         "small": {"size": 4},
-        "reordered": {"seed": 1, "image_format": "jpg"},
+        "reordered": {"seed": 1, "format": "jpg"},
     }
     for name, settings in packings.items():
         shards.from_images(photos, out=tmp_path / name, split="all", quiet=True, **settings)
@@ -184,7 +184,7 @@ def some_noise(count: int, *, seed: int) -> LabelledImages:
 
 
 def test_labels_that_may_be_of_tested_images_in_another_codec_are_in_doubt(photos: Path, groups: Path) -> None:
-    labels = pack(photos, "all", image_format="jpg")
+    labels = pack(photos, "all", format="jpg")
     (note,) = load_pair(str(photos), data_train=str(labels), image_size=8)[1].notes
     assert note == (
         "the labels are of real images of the split 'all', these are of the split 'test': if they are the same "

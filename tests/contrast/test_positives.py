@@ -244,6 +244,8 @@ def test_what_mix_takes() -> None:
     ):
         with pytest.raises(ValueError, match="write real=DIR:SHARE"):
             parse_mix(text)
+    with pytest.raises(ValueError, match="real images are read from a folder on this machine"):
+        parse_mix("real=s3://bucket/photos:0.25")
     assert (count_real(128, 0.25), count_real(128, 0.0), count_real(10, 0.25)) == (32, 0, 2)
     with pytest.raises(ValueError, match=r"a share of 0\.01 of 10 groups is 0; use a larger --batch-size"):
         count_real(10, 0.01)

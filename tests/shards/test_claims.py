@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -60,10 +61,10 @@ def test_only_the_dead_of_this_host_are_surely_dead() -> None:
 
 def test_a_shard_goes_to_one_of_many(folder: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda pid: take_shard(folder, claim(0, pid=pid)), range(8)))
+        answers = list(pool.map(lambda pid: take_shard(folder, claim(0, pid=pid)), range(1, 9)))
     assert sorted(answers) == ["held"] * 7 + ["taken"]
     holder = read_claim(folder, 0)
-    assert holder is not None and answers[holder.pid] == "taken"
+    assert holder is not None and answers[holder.pid - 1] == "taken"
     assert take_shard(folder, claim(0, pid=holder.pid)) == "taken", "one's own is no hindrance"
     release_claim(folder, claim(0, pid=holder.pid + 1))
     assert read_claim(folder, 0) is not None, "only its holder gives it back"
@@ -112,6 +113,25 @@ def test_a_machine_whose_clock_is_wrong_takes_what_is_void_and_nothing_else(
     monkeypatch.setattr(time, "time", lambda: wrong)
     assert take_shard(folder, claim(0, pid=8)) == "held"
     assert take_shard(folder, claim(1, pid=8)) == "taken"
+
+
+def test_a_claim_from_before_the_disks_clock_was_set_back_is_as_old_as_it_seems(folder: Path) -> None:
+    for index, seconds in ((0, -LEASE_SECONDS + 60), (1, -3600)):
+        assert take_shard(folder, claim(index)) == "taken"
+        grow_old(folder, index, seconds)
+    assert [found.is_void for found in read_claims(folder)] == [False, True]
+    assert min(found.age_seconds for found in read_claims(folder)) >= 0
+    assert take_shard(folder, claim(0, pid=8)) == "held"
+    assert take_shard(folder, claim(1, pid=8)) == "taken"
+
+
+@pytest.mark.parametrize("field", [{"pid": "x"}, {"pid": 10**30}, {"pid": 0}, {"groups_per_second": "x"}, {"host": 5}])
+def test_a_claim_that_cannot_be_one_is_none(folder: Path, field: dict[str, object]) -> None:
+    assert take_shard(folder, claim(0)) == "taken"
+    path = folder / ".work/train-000000.claim.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **field}))
+    assert read_claims(folder) == []
+    assert take_shard(folder, claim(0, pid=8)) == "taken"
 
 
 def test_who_looks_tells_ages_by_the_disks_clock_and_by_its_own_where_it_may_not_write(

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,9 +63,12 @@ def test_n_is_an_exact_prefix(shared_dataset: Path, n: int) -> None:
         prefix.read(n, "json")
 
 
-@pytest.mark.parametrize(("n", "message"), [(11, "holds 10 groups; render more or ask for fewer"), (0, "at least one")])
+@pytest.mark.parametrize(
+    ("n", "message"),
+    [(11, "--n 11: .* holds 10 groups; render more or ask for fewer"), (0, "n 0: give a whole number from 1 on")],
+)
 def test_a_prefix_that_is_not_there_is_refused(shared_dataset: Path, n: int, message: str) -> None:
-    with pytest.raises(ValueError, match=f"--n {n}: .*{message}"):
+    with pytest.raises(ValueError, match=message):
         GroupDataset(shared_dataset, n=n)
 
 
@@ -229,3 +233,34 @@ def test_the_codec_keeps_what_it_promises() -> None:
     assert np.abs(decode_image(encode_image(flat, jpg)).astype(int) - flat).max() <= 2
     assert encode_image(pixels, jpg) != encode_image(pixels, {**jpg, "subsampling": "420"})
     assert (default_subsampling(127), default_subsampling(128)) == ("444", "420")
+
+
+@pytest.mark.parametrize("indices", [[True, False], [1.9], ["1"], [[0, 1]], np.zeros(10, bool), 3])
+def test_indices_are_whole_numbers(dataset: Path, indices: Any) -> None:
+    with pytest.raises(ValueError, match=r"indices of .*: give whole numbers in one row; for a mask, np\.flatnonzero"):
+        GroupDataset(dataset).batch(indices)
+    for index in (1.7, "1", slice(0, 3)):
+        with pytest.raises(TypeError):
+            GroupDataset(dataset)[index]  # type: ignore[index]
+
+
+def test_numpys_numbers_and_no_indices_at_all_are_taken(dataset: Path) -> None:
+    groups = GroupDataset(dataset, n="10")
+    assert groups[np.int64(3)].index == 3
+    images, labels = groups.batch([])
+    assert images.shape[0] == labels.shape[0] == 0
+    assert np.array_equal(groups.batch(np.flatnonzero(groups.labels >= 0))[1], groups.labels)
+
+
+def test_an_array_to_fill_has_to_fit(dataset: Path) -> None:
+    groups = GroupDataset(dataset)
+    shape = (2, groups.num_images, groups.image_size, groups.image_size, 3)
+    for out in (np.empty(shape), np.empty(shape[1:], np.uint8), np.asfortranarray(np.empty(shape, np.uint8)), "out"):
+        with pytest.raises(ValueError, match="out: give a C-contiguous numpy array of uint8"):
+            groups.batch([0, 1], out=out)  # type: ignore[arg-type]
+    assert groups.batch([0, 1], out=np.empty(shape, np.uint8))[0].shape == shape
+
+
+def test_labels_are_kept_and_stay_as_they_are(dataset: Path) -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        GroupDataset(dataset).labels[0] = 99

@@ -116,7 +116,7 @@ def test_other_sizes_are_fitted_when_asked_for_and_jpg_is_close(photos: Path, tm
     Image.new("RGB", (20, 10), (9, 9, 9)).save(photos / "ant" / "wide.png")
     with pytest.raises(ValueError, match=r"not all of one square size \(8x8, 20x10\): give --size"):
         shards.from_images(photos, out=tmp_path / "d", quiet=True)
-    options = {"size": 6, "image_format": "jpg", "quality": 90, "quiet": True}
+    options = {"size": 6, "format": "jpg", "quality": 90, "quiet": True}
     manifest = shards.from_images(photos, out=tmp_path / "d", **options)
     assert manifest.recipe.image == {"size": 6, "format": "jpg", "quality": 90, "subsampling": "444"}
     images, labels = GroupDataset(tmp_path / "d").batch(range(30))
@@ -281,7 +281,7 @@ def test_grey_levels_of_8_bits_stay_what_they_are(tmp_path: Path) -> None:
     [
         (["--n", "52"], "--n 52: {photos} holds 51 images (train); ask for fewer"),
         (["--quality", "90"], "quality 90: png has none; leave it out, or ask for --format jpg"),
-        (["--format", "jpg", "--quality", "101"], "image quality 101: give a whole number from 1 to 100"),
+        (["--format", "jpg", "--quality", "101"], "quality 101: give a whole number from 1 to 100"),
         (["--split", "val"], "'val' is not one of 'train', 'test', 'all'"),
         (["--seed", "-1"], "seed -1: give a whole number from 0 on"),
         (["--out", "{photos}"], "and is not a dataset: choose an empty or new folder"),

@@ -82,7 +82,7 @@ def test_bad_arguments(shared_dataset: Path) -> None:
         stream_groups(shared_dataset, n=11)
     with pytest.raises(ValueError, match="count both from 0"):
         stream_groups(shared_dataset, rank=1)
-    with pytest.raises(ValueError, match="shuffle buffer"):
+    with pytest.raises(ValueError, match="shuffle-buffer"):
         stream_groups(shared_dataset, shuffle_buffer=0)
 
 

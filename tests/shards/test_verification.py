@@ -240,3 +240,13 @@ def test_unfinished_growth_is_a_note_not_damage(
         "data/train-000002.tar holds more groups than the manifest: growing was not finished; "
         "run the same synthgen render again"
     ]
+
+
+def test_a_script_without_a_guard_is_told_so(dataset: Path, tmp_path: Path) -> None:
+    """Processes of the check import the main module, and here that starts the check again."""
+    script = tmp_path / "script.py"
+    script.write_text(f"import shards\nshards.verify({str(dataset)!r}, jobs=2, quiet=True)\n")
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert result.returncode == 1 and result.stderr.rstrip().splitlines()[-1].startswith(
+        "ValueError: a process of the check was lost: a script that calls this needs its own work under if __name__"
+    )

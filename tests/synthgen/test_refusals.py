@@ -190,7 +190,7 @@ def test_a_disk_that_is_too_small_is_seen_before_the_first_group(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")(10**9, 10**9 - 1000, 1000)
-    monkeypatch.setattr(synthgen.job.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(synthgen.disk_room.shutil, "disk_usage", lambda path: usage)
     refused(run(), "40 groups need about", "has 1.0 kB left", "--out")
     assert not list(tmp_path.glob("d/data/*"))
 

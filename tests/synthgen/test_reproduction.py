@@ -199,7 +199,7 @@ def test_mistakes_are_one_line(
         assert words in result.stderr and result.stderr.count("\n") == 1, result.stderr
 
     out = f"--out={tmp_path / 'd'}"
-    refused(out, words="no --n: say how many groups, or give --from a manifest")
+    refused(out, words="no n: give --n, how many groups, or a manifest that says it (--from)")
     refused(out, "--from=nowhere.json", words="nowhere.json: there is no such file; give a manifest.json")
     refused(out, f"--from={tmp_path}", words="give a manifest.json, or the folder that holds it")
     refused(out, f"--from={copy_manifest(recipe_id='0' * 64)}", words="recipe was altered", exit_code=1)

@@ -145,6 +145,17 @@ def test_the_command_says_it_to_people_and_to_programs(render_task: Task, out: P
     assert data["claims"][0]["groups_written"] == 10 and data["failures"][0]["message"] == "out of memory"
 
 
+def test_watching_a_render_that_nobody_works_on_ends(
+    render_task: Task, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    render_task(task_index=1, task_count=3)
+    looks: list[float] = []
+    monkeypatch.setattr(synthgen.commands.status, "time", SimpleNamespace(sleep=looks.append))
+    result = CliRunner().invoke(main, ["status", str(out), "--watch"])
+    assert result.exit_code == 1 and len(looks) == 15
+    assert result.stdout.count("nobody is at it: run the same synthgen render again to go on") == 16
+
+
 def test_watching_ends_when_the_dataset_is_finished(
     render_task: Task, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
