@@ -1,12 +1,13 @@
 """What a run reads: the groups of a dataset, real images among them where asked, picked as the objective needs them.
 
 facts = find_facts(dataset, with_latents=False)
-batches = assemble_batches(config, build_objective(config, facts), dataset, batches, place, real=None)
+batches = assemble_batches(config, build_objective(config, facts), dataset, None, place, RunOptions())
 """
 
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ import numpy as np
 from contrast.batches import Batches, flatten_latents
 from contrast.config import TrainConfig
 from contrast.distributed import Place
-from contrast.mixing import MixedBatches, match_classes
+from contrast.mixing import MixedBatches, match_classes, seed_of_real
 from contrast.objectives import GroupFacts, Objective
 from contrast.positives import PickedBatches
+from contrast.readers import open_batches
+from contrast.run_options import RunOptions
 from shards.dataset import GroupDataset
 
 NUM_GROUPS_OF_VARIANCE = 256
@@ -65,16 +68,31 @@ def assemble_batches(
     config: TrainConfig,
     objective: Objective,
     dataset: GroupDataset,
-    batches: Batches,
+    real: GroupDataset | None,
     place: Place,
-    *,
-    real: tuple[GroupDataset, Batches] | None,
+    options: RunOptions,
 ) -> Batches:
-    """`objective.num_images` images of every group of `batches`, and with them of the real ones.
+    """`objective.num_images` images of every group, and with them of the real ones where there are any.
 
     Raises:
-        ValueError: classes of the real images are needed and have no generated namesakes; too small a batch.
+        ValueError: the batch or the reader does not fit, or classes of the real images are needed and have no
+            generated namesakes.
     """
+    read = partial(
+        open_batches,
+        rank=place.rank,
+        world_size=place.world_size,
+        num_workers=options.num_workers,
+        memory_bytes=options.memory_bytes,
+    )
+    batches = read(
+        dataset,
+        reader=options.reader,
+        batch_size=config.num_generated,
+        seed=config.seed,
+        beton=options.beton,
+        latents=dataset.latents if objective.needs_latents else None,
+    )
     picked = PickedBatches(
         batches,
         positives=config.positives,
@@ -86,12 +104,11 @@ def assemble_batches(
     )
     if real is None:
         return picked
-    real_dataset, real_batches = real
     return MixedBatches(
         picked,
-        real_batches,
+        read(real, reader="tar", batch_size=config.num_real, seed=seed_of_real(config.seed)),
         num_images=objective.num_images,
         first_index=len(dataset),
         num_parts=config.accumulate,
-        classes=match_classes(dataset.class_names, real_dataset.class_names) if objective.needs_classes else None,
+        classes=match_classes(dataset.class_names, real.class_names) if objective.needs_classes else None,
     )

@@ -9,10 +9,7 @@ of it, batch normalisation each process's own share unless asked otherwise.
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import time
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -24,23 +21,20 @@ from torch import Tensor
 from contrast.assembly import assemble_batches, find_facts, open_real
 from contrast.augment import Transform, augment, compile_operations, draw_augmentation, keep_pixels
 from contrast.batches import Batches, GroupBatch
-from contrast.checkpoint import resume_run, save_run
+from contrast.checkpoint import resume_run
 from contrast.config import TrainConfig
 from contrast.devices import explain_out_of_memory
 from contrast.distributed import Place, process_group
 from contrast.encoders import check_encoder_fits, count_parameters, to_encoder_layout
-from contrast.evaluation.online import OnlineKnn
-from contrast.interrupts import postponed_interrupt
 from contrast.isolation import own_torch
-from contrast.meter import Meter
-from contrast.mixing import own_rows, seed_of_real
+from contrast.mixing import own_rows
 from contrast.network import TrainedNetwork, averaging_gradients, in_parallel
 from contrast.objectives import OBJECTIVES, Objective, Targets, build_objective
 from contrast.optimizer import build_optimizer, learning_rate_at, set_learning_rate
-from contrast.readers import check_order, open_batches
-from contrast.run_folder import RunRecord, open_run, read_environment, record_environment
+from contrast.readers import check_order
+from contrast.recording import Recording
+from contrast.run_folder import RunRecord, open_run, read_environment
 from contrast.run_options import RunOptions, TrainSummary
-from contrast.runlog import RunLog, rewind_metrics
 from contrast.trained_on import TrainedOn, describe_groups
 from shards.errors import DamageError
 from shards.progress import Progress
@@ -48,7 +42,6 @@ from shards.quantities import format_count
 from shards.stream import open_dataset
 
 _MORE_ROOM = "free some of it, use a smaller --batch-size or encoder, or learn from a batch in parts with --accumulate"
-_STOPPING = "stopping after the next record, to keep what was learnt; Ctrl-C again stops at once"
 
 
 def train_encoder(
@@ -74,34 +67,11 @@ def train_encoder(
         check_order(config.order, options.reader)
         config.check_processes(place.world_size)
         dataset = open_dataset(shards, n=n, cache=options.cache, cache_bytes=options.cache_bytes)
-        needs_latents = OBJECTIVES[config.objective].needs_latents
-        objective = build_objective(config, find_facts(dataset, with_latents=needs_latents))
+        facts = find_facts(dataset, with_latents=OBJECTIVES[config.objective].needs_latents)
+        objective = build_objective(config, facts)
         check_encoder_fits(config.encoder, image_size=dataset.image_size)
         real = open_real(config, None if mix is None else Path(mix), dataset)
-        read = partial(
-            open_batches,
-            seed=config.seed,
-            rank=place.rank,
-            world_size=place.world_size,
-            num_workers=options.num_workers,
-            memory_bytes=options.memory_bytes,
-        )
-        batches = assemble_batches(
-            config,
-            objective,
-            dataset,
-            read(
-                dataset,
-                reader=options.reader,
-                batch_size=config.num_generated,
-                beton=options.beton,
-                latents=dataset.latents if needs_latents else None,
-            ),
-            place,
-            real=None
-            if real is None
-            else (real, read(real, reader="tar", batch_size=config.num_real, seed=seed_of_real(config.seed))),
-        )
+        batches = assemble_batches(config, objective, dataset, real, place, options)
         trained_on = describe_groups(config, dataset, real, num_processes=place.world_size)
         run = Path(out)
         with ExitStack() as stack:
@@ -141,12 +111,11 @@ def run_steps(
     num_images = config.batch_size * objective.num_images  # of the global batch
     rows = _rows_of_parts(config, objective, place)
     chance_loss = objective.chance_loss()
-    summary = TrainSummary(run=str(run), steps=config.steps, loss=loss_of_record, chance_loss=chance_loss)
     quiet = options.quiet or not place.is_first
     progress = Progress(total=config.steps, unit="steps", label="training", initial=first_step, quiet=quiet)
     if first_step == config.steps:
         progress.note(f"{run} is finished ({config.steps} steps): nothing to do")
-        return summary
+        return TrainSummary(run=str(run), steps=config.steps, loss=loss_of_record, chance_loss=chance_loss)
     progress.note(
         f"{config.objective}, {config.encoder} ({count_parameters(network.encoder) / 1e6:.1f} M parameters), "
         f"{format_count(trained_on.num_groups)} groups of {trained_on.num_images} images, {config.steps} steps of "
@@ -157,26 +126,27 @@ def run_steps(
         progress.note(f"{run}: going on from step {first_step} of {config.steps}")
         began = read_environment(run) or [{}]
         if bool(began[-1].get("compiled", False)) != options.compile:
-            progress.note(
-                "note: with or without --compile is not as before: last bits differ from an undisturbed run's"
-            )
+            progress.note("note: --compile is not as before: last bits differ from those of an undisturbed run")
 
     # ------------------------------------------------------------------------------------------------------------------
     # The steps
 
-    online = _open_online_knn(config, trained_on, place, options)
+    recording = Recording(
+        run,
+        record,
+        network,
+        optimizer,
+        place=place,
+        options=options,
+        progress=progress,
+        first_step=first_step,
+        images_per_step=num_images,
+        chance_loss=chance_loss,
+    )
     network.train()
-    with ExitStack() as stack:
-        log = stack.enter_context(_open_log(run, place, options, first_step))
-        stack.enter_context(progress)
-        meter = Meter(device, images_per_step=num_images)
-        last_saved = meter.started
-        incoming = stack.enter_context(closing(batches.steps(first_step, config.steps)))
-        interrupted = _never
-        if place.world_size == 1:  # several processes would stop at different steps, and wait for each other
-            interrupted = stack.enter_context(postponed_interrupt(_STOPPING))
+    with recording, closing(batches.steps(first_step, config.steps)) as incoming:
         for step in range(first_step, config.steps):
-            with meter.waiting():
+            with recording.waiting():
                 batch = next(incoming)
 
             # Pixels travel as uint8 and become floats on the device; all images of all groups (of a part, where the
@@ -198,60 +168,9 @@ def run_steps(
             set_learning_rate(optimizer, learning_rate)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            meter.add_step(step_loss)
-
-            done = step + 1
-            if done % options.log_every and done != config.steps:
-                progress.advance(1)
-                continue
-
-            # Every so often: record (this waits for the device) and checkpoint.
-            figures = meter.take(place)
-            if not math.isfinite(figures.loss):
-                raise ValueError(f"the loss is {figures.loss} at step {done}: train with a smaller --learning-rate")
-            knn = {} if online is None else online.score_at(done, network.encoder)
-            progress.advance(
-                1,
-                loss=f"{figures.loss:.3f} (chance {chance_loss:.3f})",
-                views=f"{figures.views_per_second:.0f}/s",
-                waiting=f"{figures.wait_share:.0%}",
-                **{name: f"{score:.1f}%" for name, score in knn.items()},
-            )
-            if log is None:
-                continue
-            log.write(
-                {
-                    "step": done,
-                    "groups": done * config.batch_size,
-                    "loss": figures.loss,
-                    "chance_loss": chance_loss,
-                    "learning_rate": learning_rate,
-                    "views_per_second": round(figures.views_per_second, 1),
-                    "wait_share": round(figures.wait_share, 4),
-                    **knn,
-                }
-            )
-            is_due = time.perf_counter() - last_saved >= options.checkpoint_seconds
-            stopping = interrupted()
-            if is_due or stopping or done == config.steps:
-                save_run(run, record, network, optimizer, step=done, loss=figures.loss)
-                last_saved = time.perf_counter()
-            if stopping:
-                break  # a KeyboardInterrupt once the context ends
-
-    seconds = time.perf_counter() - meter.started
-    return dataclasses.replace(
-        summary,
-        steps_now=config.steps - first_step,
-        loss=figures.loss,
-        views_per_second=(config.steps - first_step) * num_images / seconds,
-        wait_share=meter.total_waited_seconds / seconds,
-        seconds=seconds,
-    )
-
-
-def _never() -> bool:
-    return False
+            if recording.after_step(step, step_loss, learning_rate=learning_rate):
+                break
+    return recording.summary()
 
 
 def _seed_of_step(seed: int, step: int, rank: int) -> int:
@@ -298,32 +217,3 @@ def _targets(batch: GroupBatch, objective: Objective, device: torch.device) -> T
 def _to_device(array: ndarray, device: torch.device) -> Tensor:
     tensor = torch.from_numpy(array)
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
-
-
-def _open_online_knn(config: TrainConfig, trained_on: TrainedOn, place: Place, options: RunOptions) -> OnlineKnn | None:
-    if options.knn_every is None or options.knn_data is None or not place.is_first:
-        return None
-    return OnlineKnn(
-        every=options.knn_every,
-        last_step=config.steps,
-        data=options.knn_data,
-        data_root=options.knn_data_root,
-        trained_on=trained_on,
-        device=place.device,
-        precision=config.precision,
-    )
-
-
-def _open_log(run: Path, place: Place, options: RunOptions, first_step: int) -> AbstractContextManager[RunLog | None]:
-    if not place.is_first:
-        return nullcontext()
-    rewind_metrics(run, step=first_step)
-    record_environment(
-        run,
-        first_step=first_step,
-        device=str(place.device),
-        num_threads=torch.get_num_threads(),
-        compiled=options.compile,
-        world_size=place.world_size,
-    )
-    return RunLog(run, tensorboard=options.tensorboard, first_step=first_step)

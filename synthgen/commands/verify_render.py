@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -36,21 +37,7 @@ from shards.quantities import format_seconds, format_things
 )
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option
-def verify_render(
-    directory: Path,
-    groups: int,
-    seed: int,
-    device: str,
-    dtype: str,
-    compile: bool | None,
-    generator: str | None,
-    weights: Path | None,
-    walks: Path | None,
-    directions: Path | None,
-    tolerance: float | None,
-    quiet: bool,
-    as_json: bool,
-) -> None:
+def verify_render(directory: Path, quiet: bool, as_json: bool, **options: Any) -> None:
     """Render a sample of DIR again; compare plan, bytes, pixels.
 
     Exits with 0 when the plan is the same and the bytes are identical or, in another environment, every image is close;
@@ -59,20 +46,7 @@ def verify_render(
     """
     from synthgen.verification import verify_render
 
-    report = verify_render(
-        directory,
-        groups=groups,
-        seed=seed,
-        device=device,
-        dtype=dtype,
-        compile=compile,
-        generator=generator,
-        weights=weights,
-        walks=walks,
-        directions=directions,
-        tolerance=tolerance,
-        quiet=quiet or as_json,
-    )
+    report = verify_render(directory, quiet=quiet or as_json, **options)
     if as_json:
         echo_json(report.to_json())
     else:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import contrast
-import contrast.training
+import contrast.assembly
 from contrast.augment import augment, draw_augmentation, keep_pixels
 from contrast.batches import Batches, GroupBatch
 from contrast.config import TrainConfig
@@ -172,9 +172,9 @@ def test_real_images_meet_other_generated_groups_in_every_epoch(
     groups: Path, make_groups: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeds = []
-    opened = contrast.training.open_batches
+    opened = contrast.assembly.open_batches
     monkeypatch.setattr(
-        "contrast.training.open_batches", lambda *a, **named: (seeds.append(named["seed"]), opened(*a, **named))[1]
+        "contrast.assembly.open_batches", lambda *a, **named: (seeds.append(named["seed"]), opened(*a, **named))[1]
     )
     config = TrainConfig(steps=1, batch_size=16, mix_share=0.25, seed=3)
     real = make_groups(seed=3, num_groups=20)

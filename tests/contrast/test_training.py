@@ -123,7 +123,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_binds_nobody(
 ) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("contrast.training.save_run", lambda *_, **__: 1 / 0)  # after the first figures
+        patch.setattr("contrast.recording.save_run", lambda *_, **__: 1 / 0)  # after the first figures
         with pytest.raises(ZeroDivisionError):
             train_encoder(config, shards=groups, out=run, options=QUIET)
     assert read_run(run).config == config and read_metrics(run)
