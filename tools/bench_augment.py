@@ -20,7 +20,16 @@ from typing import Any
 
 import click
 import torch
-from measuring import Program, describe_machine, format_machine, format_rate, measure_rounds, print_result
+from measuring import (
+    Program,
+    as_help,
+    describe_machine,
+    format_machine,
+    format_rate,
+    json_option,
+    measure_rounds,
+    print_result,
+)
 from torch import Tensor, nn
 
 from contrast.augment import AugmentConfig, augment, compile_operations, draw_augmentation, parse_augment
@@ -149,7 +158,7 @@ def run_benchmark(
 main = Program()
 
 
-@main.command(help=(__doc__ or "").replace("\n\n    ", "\n\n\b\n    "))
+@main.command(help=as_help(__doc__))
 @click.option("--size", type=Count(), default="32", show_default=True, help="Pixels, height and width.")
 @click.option("--batch-size", type=Count(), default="256", show_default=True, help="Images of a batch.")
 @click.option("--augment", "text", help="As in contrast train.  [default: SimCLR's for CIFAR-10]")
@@ -157,7 +166,7 @@ main = Program()
 @click.option("--threads", type=Count(), help="Threads of a CPU operation.  [default: torch's choice]")
 @click.option("--seconds", type=float, default=2.0, show_default=True, help="Shortest time of a contestant's turn.")
 @click.option("--repeats", type=Count(), default="5", show_default=True, help="Rounds; rates are their medians.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, in place of the table.")
+@json_option
 def measure(
     size: int,
     batch_size: int,

@@ -23,7 +23,16 @@ from typing import Any
 import click
 import torch
 from bench_render import PACKAGES, chosen_weights, forward_threads, generator_options, time_work
-from measuring import Program, describe_machine, format_machine, format_rate, measure_rounds, print_result
+from measuring import (
+    Program,
+    as_help,
+    describe_machine,
+    format_machine,
+    format_rate,
+    json_option,
+    measure_rounds,
+    print_result,
+)
 from torch import Tensor
 
 from shards.console import Count, format_table
@@ -101,13 +110,13 @@ class Passes:
 main = Program()
 
 
-@main.command(help=(__doc__ or "").replace("\n\n    ", "\n\n\b\n    "))
+@main.command(help=as_help(__doc__))
 @generator_options
 @click.option("--images", type=Count(), help="Images of a run, in whole batches.  [default: 1k; GPU: 20k]")
 @click.option("--batch-size", type=Count(), help="Images per forward pass.  [default: as synthgen render]")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16.")
 @click.option("--repeats", type=Count(), default="3", show_default=True, help="Rounds; rates are their medians.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, in place of the table.")
+@json_option
 def measure(
     generator: str, weights: Path | None, random_weights: bool, repeats: int, as_json: bool, **options: Any
 ) -> None:

@@ -33,7 +33,16 @@ from typing import Any
 import click
 import numpy as np
 from loaders import COLD_LOADERS, LOADERS, Epoch, LoadTask, has_ffcv, write_betons, write_loose_files
-from measuring import Program, describe_machine, format_machine, format_rate, measure_rounds, print_result
+from measuring import (
+    Program,
+    as_help,
+    describe_machine,
+    format_machine,
+    format_rate,
+    json_option,
+    measure_rounds,
+    print_result,
+)
 from noise_dataset import write_dataset
 from opening import GROUPS_PER_SHARD, measure_opening
 
@@ -166,7 +175,7 @@ def run_benchmark(task: LoadTask, *, quality: int, workers: tuple[int, ...], rep
 main = Program()
 
 
-@main.command(help=(__doc__ or "").replace("\n\n    ", "\n\n\b\n    "))
+@main.command(help=as_help(__doc__))
 @click.option("--shards", "directory", type=click.Path(path_type=Path), help="A dataset of JPEG images to read.")
 @click.option("--groups", type=Count(), help="Groups to read, rounded up to whole shards.  [default: 4k]")
 @click.option("--size", type=Count(), help="Without --shards: pixels, height and width.  [default: 32]")
@@ -174,7 +183,7 @@ main = Program()
 @click.option("--workers", default="0,1,2", show_default=True, help="Numbers of workers to try.")
 @click.option("--repeats", type=Count(), default="3", show_default=True, help="Rounds; rates are their medians.")
 @click.option("--opening", is_flag=True, help="Measure opening 1,300 and 13,000 shards, and nothing else.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, in place of the table.")
+@json_option
 def measure(
     directory: Path | None,
     groups: int | None,

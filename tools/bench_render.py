@@ -31,7 +31,16 @@ from typing import Any
 import click
 import torch
 from builtin_networks import generator_config
-from measuring import Program, describe_machine, format_machine, format_rate, measure_rounds, print_result
+from measuring import (
+    Program,
+    as_help,
+    describe_machine,
+    format_machine,
+    format_rate,
+    json_option,
+    measure_rounds,
+    print_result,
+)
 from naive_render import NAIVE_BATCH, Naive, load_published_module
 from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from safetensors.torch import save_file
@@ -213,7 +222,7 @@ def chosen_weights(generator: str, weights: Path | None, random_weights: bool, f
     return write_random_weights(generator, folder) if random_weights else weights
 
 
-@main.command(help=(__doc__ or "").replace("\n\n    ", "\n\n\b\n    "))
+@main.command(help=as_help(__doc__))
 @generator_options
 @click.option("--images", type=Count(), help="Images of a run.  [default: 10 s of bare passes; GPU: 20 s]")
 @click.option(
@@ -223,7 +232,7 @@ def chosen_weights(generator: str, weights: Path | None, random_weights: bool, f
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16.")
 @click.option("--compile", is_flag=True, help="Compiled passes, as synthgen render --compile.")
 @click.option("--repeats", type=Count(), default="3", show_default=True, help="Rounds; rates are their medians.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, in place of the table.")
+@json_option
 def measure(
     generator: str, weights: Path | None, random_weights: bool, naive_images: int | None, as_json: bool, **options: Any
 ) -> None:

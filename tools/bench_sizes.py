@@ -28,7 +28,16 @@ from typing import Any
 
 import click
 from bench_train import TrainTask, train_ours
-from measuring import Program, describe_machine, format_machine, format_rate, measure_rounds, print_result
+from measuring import (
+    Program,
+    as_help,
+    describe_machine,
+    format_machine,
+    format_rate,
+    json_option,
+    measure_rounds,
+    print_result,
+)
 from noise_dataset import write_dataset
 from opening import GROUPS_PER_SHARD, repeat_shard
 
@@ -98,7 +107,7 @@ def run_benchmark(tasks: dict[int, TrainTask], *, repeats: int) -> dict[str, Any
 main = Program()
 
 
-@main.command(help=(__doc__ or "").replace("\n\n    ", "\n\n\b\n    "))
+@main.command(help=as_help(__doc__))
 @click.option("--sizes", default="10k,130k,1.3M", show_default=True, help="Numbers of groups.")
 @click.option("--size", type=Count(), default="32", show_default=True, help="Pixels, height and width.")
 @click.option("--encoder", default="convnet-small", show_default=True, help="As in contrast train.")
@@ -108,7 +117,7 @@ main = Program()
 @click.option("--threads", type=Count(), help="Threads of a CPU operation.  [default: torch's choice]")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, auto.")
 @click.option("--repeats", type=Count(), default="3", show_default=True, help="Rounds; rates are their medians.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, in place of the table.")
+@json_option
 def measure(
     sizes: str,
     size: int,

@@ -27,7 +27,16 @@ from typing import Any
 import click
 import torch
 from bench_load import write_dataset
-from measuring import Program, describe_machine, format_machine, format_rate, measure_rounds, print_result
+from measuring import (
+    Program,
+    as_help,
+    describe_machine,
+    format_machine,
+    format_rate,
+    json_option,
+    measure_rounds,
+    print_result,
+)
 
 from contrast.assembly import find_facts
 from contrast.batches import GroupBatch, GroupBatches
@@ -209,7 +218,7 @@ def run_benchmark(task: TrainTask, *, repeats: int) -> dict[str, Any]:
 main = Program()
 
 
-@main.command(help=(__doc__ or "").replace("\n\n    ", "\n\n\b\n    "))
+@main.command(help=as_help(__doc__))
 @click.option("--shards", "directory", type=click.Path(path_type=Path), help="A dataset to train on.")
 @click.option("--groups", type=Count(), help="Groups to train on.  [default: all; without --shards 4k]")
 @click.option("--encoder", default="convnet-small", show_default=True, help="As in contrast train.")
@@ -220,7 +229,7 @@ main = Program()
 @click.option("--compile", is_flag=True, help="As in contrast train.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, auto.")
 @click.option("--repeats", type=Count(), default="3", show_default=True, help="Rounds; rates are their medians.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, in place of the table.")
+@json_option
 def measure(
     directory: Path | None,
     groups: int | None,

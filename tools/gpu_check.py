@@ -28,7 +28,7 @@ from typing import Any
 import click
 from bench_render import chosen_weights, generator_options, run_benchmark
 from bench_render import format_report as format_speed
-from measuring import Program, print_result
+from measuring import Program, as_help, json_option, print_result
 
 import synthgen
 from shards.console import Count, format_table
@@ -111,7 +111,7 @@ def format_report(result: dict[str, Any]) -> list[str]:
 main = Program()
 
 
-@main.command(help=(__doc__ or "").replace("\n\n    ", "\n\n\b\n    "))
+@main.command(help=as_help(__doc__))
 @generator_options
 @click.option("--groups", type=Count(), default="1k", show_default=True, help="Groups that the device renders.")
 @click.option("--sample", type=Count(), default="64", show_default=True, help="Groups to render again on the device.")
@@ -120,7 +120,7 @@ main = Program()
 @click.option("--images", type=Count(), help="As in bench_render.py.")
 @click.option("--naive-images", type=Count(), help="As in bench_render.py.")
 @click.option("--repeats", type=Count(), default="3", show_default=True, help="As in bench_render.py.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, in place of the tables.")
+@json_option
 def measure(
     generator: str,
     weights: Path | None,

@@ -46,6 +46,14 @@ class Program(CommandGroup):
         return "", command, rest  # an empty name: help and errors show the program's own
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, in place of the table.")
+
+
+def as_help(docstring: str | None) -> str:
+    """A module's docstring as the help of its command, indented lines as they are."""
+    return (docstring or "").replace("\n\n    ", "\n\n\b\n    ")
+
+
 def measure_rounds(contestants: Mapping[str, Callable[[], float]], *, repeats: int, label: str) -> dict[str, float]:
     """The median over `repeats` rounds of what each contestant returns, a rate; a round runs each of them once.
 

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import click
 import torch
 import torch.nn.functional as F
-from measuring import Program, describe_machine, format_machine, format_rate, print_result
+from measuring import Program, as_help, describe_machine, format_machine, format_rate, json_option, print_result
 from torch import Tensor
 
 from shards.console import Count, format_table
@@ -261,7 +261,7 @@ def format_report(result: dict[str, Any]) -> list[str]:
 main = Program()
 
 
-@main.command(help=(__doc__ or "").replace("\n\n    ", "\n\n\b\n    "))
+@main.command(help=as_help(__doc__))
 @click.option("--n", type=Count(), default="100k", show_default=True, help="Groups.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder to render into, and keep.  [default: a temporary one]"
@@ -271,7 +271,7 @@ main = Program()
 @click.option("--shard-size", type=Count(), default="1000", show_default=True, help="Groups per tar.")
 @click.option("--batch-size", type=Count(), default="50", show_default=True, help="Groups per forward pass.")
 @click.option("--jobs", type=Count(), default="1", show_default=True, help="Processes that verify.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, in place of the table.")
+@json_option
 def measure(n: int, out: Path | None, jobs: int, as_json: bool, **options: int) -> None:
     machine = describe_machine(PACKAGES)
     with tempfile.TemporaryDirectory(prefix="scale-render-", dir=out.parent if out else None) as scratch:

@@ -33,7 +33,7 @@ def run_local(
     *,
     lock: int,
     share: TaskShare | None = None,
-    quiet: bool = False,
+    quiet: bool,
 ) -> Manifest | None:
     """Renders the missing shards into the folder, which the caller has locked, and finishes the dataset.
 
@@ -48,35 +48,20 @@ def run_local(
     """
     lines = _opening_lines(job, state)
     if state.manifest is not None:
-        restored = [] if share else restore_files(job.directory)
-        if restored:
-            lines.append(f"{job.directory}: wrote again what was lost or altered: {', '.join(restored)}")
-        if not quiet:
-            print("\n".join(lines), file=sys.stderr, flush=True)
-        if share is None:
-            remove_work(job.directory)
-        else:
-            with turn(job.directory):
-                end_work(job.directory, num_groups=state.num_groups, shard_size=job.shard_size)
-        return load_manifest(job.directory)
+        return _find_complete(job, state, lines, share=share, quiet=quiet)
     missing = state.missing if share is None else share.of(state.missing)
-    total = state.num_groups
+    total, label, task = state.num_groups, "rendering", ""
     if share is not None:
-        total = sum(shard.count for shard in share.of(state.shards))
+        total, label, task = sum(shard.count for shard in share.of(state.shards)), f"task {share.label}", share.label
         lines.append(f"task {share.label} ({share.origin}): {format_things(len(missing), 'shard')} to render")
-    num_groups = sum(shard.count for shard in missing)
-    label = "rendering" if share is None else f"task {share.label}"
-    task = share.label if share else ""
     if missing and job.render.compiled:
         lines.append("compiling the passes first: half a minute or so, seconds where that was done before")
-    if not quiet:
-        print("\n".join(lines), file=sys.stderr, flush=True)
+    _say(lines, quiet=quiet)
+    done = total - sum(shard.count for shard in missing)
     with ExitStack() as stack:
         stack.enter_context(_termination_as_exit())
         worker = Worker(job, task=task) if missing and len(job.devices) == 1 else None
-        progress = stack.enter_context(
-            Progress(total=total, unit="groups", label=label, initial=total - num_groups, quiet=quiet)
-        )
+        progress = stack.enter_context(Progress(total=total, unit="groups", label=label, initial=done, quiet=quiet))
         if missing:
             began = time.monotonic()
             if worker is None:
@@ -89,7 +74,7 @@ def run_local(
                 stages = worker.stage_shares()
             seconds = time.monotonic() - began
             shares = ", ".join(f"{stage} {busy:.0%}" for stage, busy in stages.items())
-            rate = num_groups * (1 + job.recipe.num_views) / seconds
+            rate = (total - done) * (1 + job.recipe.num_views) / seconds
             progress.note(f"{rate:.0f} images/s over {format_seconds(seconds)}; busy: {shares or 'not measured'}")
         finish = finish_dataset if share is None else finish_if_whole
         manifest = finish(job.directory, num_groups=state.num_groups, shard_size=job.shard_size)
@@ -98,6 +83,27 @@ def run_local(
         else:
             progress.note(describe_finished(job, manifest))
         return manifest
+
+
+def _find_complete(
+    job: RenderJob, state: FolderState, lines: list[str], *, share: TaskShare | None, quiet: bool
+) -> Manifest:
+    """Nothing is left to render: puts the folder's small files in order."""
+    restored = [] if share else restore_files(job.directory)
+    if restored:
+        lines.append(f"{job.directory}: wrote again what was lost or altered: {', '.join(restored)}")
+    _say(lines, quiet=quiet)
+    if share is None:
+        remove_work(job.directory)
+    else:
+        with turn(job.directory):
+            end_work(job.directory, num_groups=state.num_groups, shard_size=job.shard_size)
+    return load_manifest(job.directory)
+
+
+def _say(lines: list[str], *, quiet: bool) -> None:
+    if not quiet:
+        print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def describe_finished(job: RenderJob, manifest: Manifest) -> str:
