@@ -7,7 +7,7 @@
     contrast.report(run="runs/tour", out="report.html")
 
 Every command of `contrast --help` is a function of that name, with the command's options as its keywords (`contrast
-data cifar10` is contrast.data.cifar10). torch is imported when the first of them is called.
+data cifar10` is contrast.data.cifar10). torch is imported with the first of them.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ class Comparison:
     def remarks(self) -> list[str]:
         """What a reader of the table has to know: what was tested, every note of the runs' scores, what is unfinished.
 
-        A note names the runs that have it, and what was scored where it is not said of all that was.
+        A note names its runs, and its tests unless it applies to all of them.
         """
         evaluations = [(run.name, run.evaluation) for run in self.runs if run.evaluation is not None]
         names = list(self.sources.values())

@@ -1,4 +1,4 @@
-"""Which device learns, in which number format, and what to do where it has no room.
+"""Which device learns, in which number format, and what to do where it has no room. Rendering has rules of its own.
 
 device = resolve_device("auto")
 with explain_out_of_memory(device, fix="use a smaller --batch-size"):

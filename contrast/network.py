@@ -62,7 +62,7 @@ def synchronise_batch_norm(network: nn.Module) -> nn.Module:
 
 
 def averaging_gradients(parallel: nn.Module, *, when: bool) -> AbstractContextManager[None]:
-    """Processes exchange gradients in a backward pass inside only when told; what was gathered before counts, too."""
+    """Inside, processes exchange gradients only `when` told; those of passes without are exchanged with the next."""
     if when or not isinstance(parallel, DistributedDataParallel):
         return nullcontext()
     return parallel.no_sync()

@@ -41,7 +41,7 @@ def default_cache() -> Path:
     """The folder in the user's cache where shards are kept unless another one is named."""
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("synthgen")) / "shards"
+    return Path(platformdirs.user_cache_dir("synthgen", appauthor=False)) / "shards"
 
 
 class ShardCache:

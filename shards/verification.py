@@ -77,7 +77,7 @@ def verify(directory: str | Path, *, fast: bool = False, jobs: int = 1, quiet: b
     started = time.monotonic()
     directory = Path(directory)
     manifest = load_manifest(directory)
-    problems = [*_folder_problems(directory, manifest), *_name_problems(manifest, _manifest(str(directory)))]
+    problems = [*_folder_problems(directory, manifest), *_name_problems(manifest, _agreed_manifest(str(directory)))]
     check: Callable[[int], list[str]] = partial(check_shard, str(directory), fast)
     indices = range(len(manifest.shards))
     with Progress(total=manifest.num_groups, unit="groups", label="verifying", quiet=quiet) as progress:
@@ -115,7 +115,7 @@ def verify(directory: str | Path, *, fast: bool = False, jobs: int = 1, quiet: b
 
 def check_shard(directory: str, fast: bool, shard_index: int) -> list[str]:
     """Everything that is wrong with one shard, a line each."""
-    manifest = _manifest(directory)
+    manifest = _agreed_manifest(directory)
     record = manifest.shards[shard_index]
     again = f"run the same {manifest.recipe.command} again"
     repair = repair_command(directory, shard_index, manifest.recipe)
@@ -153,7 +153,7 @@ def check_shard(directory: str, fast: bool, shard_index: int) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def _manifest_of(directory: str, changed_ns: int) -> Manifest:
+def _read_agreed_manifest(directory: str, changed_ns: int) -> Manifest:
     manifest = load_manifest(Path(directory))
     if vouches_for_manifest(Path(directory)):
         some = _markers_of(directory, manifest, step=-(-len(manifest.shards) // _SOME_MARKERS))
@@ -173,9 +173,9 @@ def _markers_of(directory: str, manifest: Manifest, *, step: int) -> list[Marker
     return markers
 
 
-def _manifest(directory: str) -> Manifest:
+def _agreed_manifest(directory: str) -> Manifest:
     """The manifest with the class names that its shards agree on: a name altered there is no defect of every group."""
-    return _manifest_of(directory, (Path(directory) / MANIFEST_NAME).stat().st_mtime_ns)
+    return _read_agreed_manifest(directory, (Path(directory) / MANIFEST_NAME).stat().st_mtime_ns)
 
 
 def _folder_problems(directory: Path, manifest: Manifest) -> Iterator[str]:

@@ -112,7 +112,7 @@ def status(directory: str | Path) -> Status:
     if plan is None:
         manifest = load_manifest(directory)  # says what to do where there is none
         return _after_the_end(directory, manifest)
-    # In this order: a shard that is published and given back in between is seen twice, and never not at all.
+    # In this order: a shard that is published and given back in between may be counted twice, and is never missed.
     claims, failures = read_claims(directory), read_failures(directory)
     markers = scan_markers(directory)
     done = {

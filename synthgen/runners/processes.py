@@ -33,7 +33,7 @@ from synthgen.job import RenderJob
 from synthgen.plan import ShardPlan
 from synthgen.runners.following import Follower
 
-MOST_ATTEMPTS = 3
+MOST_LOSSES = 3
 """Workers that may be lost in one shard, or before their first, until the job gives up."""
 _COMMAND = (sys.executable, "-m", "synthgen.runners.worker_process")
 _POLL_SECONDS = 0.2
@@ -146,12 +146,12 @@ def _look_after(place: _Place, directory: Path, lock: int, progress: Progress, e
         attempts = sum(failure.index == index for failure in read_failures(directory)) - earlier.get(index, 0)
         where = f"in shard {index}"
     said = f"the worker on {place.device} (pid {pid}) {how} {where}"
-    if attempts >= MOST_ATTEMPTS:
+    if attempts >= MOST_LOSSES:
         raise ValueError(
             f"{said}, after {attempts} attempts: if memory ran out, give fewer --devices or, for a new "
             "dataset, a smaller --batch-size; the same command resumes"
         )
-    progress.warn(f"{said}; its shard is rendered again (attempt {attempts + 1}, {MOST_ATTEMPTS} at most)")
+    progress.warn(f"{said}; its shard is rendered again (attempt {attempts + 1}, {MOST_LOSSES} at most)")
     place.process = _start(place.request, lock)
 
 

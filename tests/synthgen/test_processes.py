@@ -25,7 +25,7 @@ from shards.verification import verify
 from shards.work import read_failures
 from synthgen import devices
 from synthgen.runners import processes
-from synthgen.runners.processes import MOST_ATTEMPTS
+from synthgen.runners.processes import MOST_LOSSES
 
 NUM_GROUPS = 4000
 SECONDS_UNTIL_HOPELESS = 120
@@ -158,7 +158,7 @@ def test_a_shard_that_costs_every_worker_is_given_up(
         render_with(LOST_IN_A_SHARD)
     failures = read_failures(tmp_path / "d")
     assert {failure.index for failure in failures} == {2}
-    assert MOST_ATTEMPTS <= len(failures) <= MOST_ATTEMPTS + 1, (
+    assert MOST_LOSSES <= len(failures) <= MOST_LOSSES + 1, (
         "two workers may be lost in it at once, and one record stand for both"
     )
     assert "rendered again (attempt " in capsys.readouterr().err
