@@ -58,7 +58,9 @@ def test_carrying_back_finds_the_latents_behind_the_coordinates() -> None:
 def test_pca_of_a_generators_layer_against_scikit_learn(tiny_weights: Path) -> None:
     """Each class around its own mean; the same PCA and the same least squares by other people's code."""
     generator = synthgen.load_generator(weights=tiny_weights, device="cpu", dtype="float32")
-    found, shares = analyse_activations(generator, k=3, layer=1, samples=200, truncation=0.9, seed=4, device=CPU)
+    found, shares = analyse_activations(
+        generator, k=3, layer=1, samples=200, truncation=0.9, seed=4, device=CPU, quiet=True
+    )
     latents = 0.9 * draw_truncated_normal(seed=4, stream="directions", first=0, count=200, dim=16, bound=2.0)
     labels = draw_labels(seed=4, first=0, count=200, classes=tuple(range(10)))
     activations = generator.activations(
