@@ -186,9 +186,9 @@ def draw_augmentation(config: AugmentConfig, *, count: int, seed: int, step: int
     sides and the place of a crop are not rounded to pixels. Whoever changes what is drawn raises `DRAWS`.
     """
     digest = hashlib.sha256(f"augment/{seed}/{step}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-    height, width, is_centred = _draw_crop_sides(config, torch.rand(2, CROP_ATTEMPTS, count, generator=generator))
-    uniform = torch.rand(12, count, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    height, width, is_centred = _draw_crop_sides(config, _draw_uniform(generator, 2, CROP_ATTEMPTS, count))
+    uniform = _draw_uniform(generator, 12, count)
     top, left, flip, jitter, brightness, contrast, saturation, hue, gray, blur, sigma, solarize = uniform
     jittered = jitter < config.jitter
 
@@ -211,6 +211,10 @@ def draw_augmentation(config: AugmentConfig, *, count: int, seed: int, step: int
         else None,
         solarize=solarize < config.solarize if config.solarize > 0 else None,
     )
+
+
+def _draw_uniform(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.rand(*shape, generator=generator, dtype=torch.float32, device="cpu")
 
 
 def _draw_crop_sides(config: AugmentConfig, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:

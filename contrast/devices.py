@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 
 from shards.cpu import bfloat16_units
-from shards.errors import lacks_memory
+from shards.errors import describe_lack, lacks_memory
 
 
 def resolve_device(name: str) -> torch.device:
@@ -56,4 +56,4 @@ def explain_out_of_memory(device: torch.device, *, fix: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise
-        raise ValueError(f"{device} ran out of memory: {fix}") from error
+        raise ValueError(f"{describe_lack(error, str(device))}: {fix}") from error

@@ -48,6 +48,8 @@ def count_real(batch_size: int, share: float) -> int:
     """
     if share == 0:
         return 0
+    if not 0 < share < 1:
+        raise ValueError(f"--mix: a share of {share} of the batch: give one from 0 to below 1")
     count = round(share * batch_size)
     if not 0 < count < batch_size:
         raise ValueError(f"--mix: a share of {share} of {batch_size} groups is {count}; use a larger --batch-size")

@@ -123,7 +123,9 @@ def _read_figures(run: Path) -> list[dict[str, float]]:
 
 
 def _read_png(path: Path) -> str:
-    data = path.read_bytes() if path.is_file() else b""
+    if not path.is_file():
+        raise ValueError(f"no file {path}: give a PNG such as shards preview --out writes")
+    data = path.read_bytes()
     if not data.startswith(PNG_SIGNATURE):
         raise ValueError(f"{path} is not a PNG: give the file that shards preview --out wrote")
     return base64.b64encode(data).decode()

@@ -67,7 +67,6 @@ class Recording:
         self._online = self._open_online_knn()
         self._log: RunLog | None = None
         self._figures: Figures | None = None
-        self._stack = ExitStack()
 
     def _open_online_knn(self) -> OnlineKnn | None:
         options = self._options
@@ -84,6 +83,12 @@ class Recording:
         )
 
     def __enter__(self) -> Recording:
+        with ExitStack() as stack:
+            self._enter(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def _enter(self, stack: ExitStack) -> None:
         if self._place.is_first:
             rewind_metrics(self._run, step=self._first_step)
             record_environment(
@@ -95,14 +100,13 @@ class Recording:
                 world_size=self._place.world_size,
             )
             log = RunLog(self._run, tensorboard=self._options.tensorboard, first_step=self._first_step)
-            self._log = self._stack.enter_context(log)
-        self._stack.enter_context(self._progress)
+            self._log = stack.enter_context(log)
+        stack.enter_context(self._progress)
         self._meter = Meter(self._place.device, images_per_step=self._images_per_step)
         self._last_saved = self._meter.started
         self._interrupted = lambda: False
         if self._place.world_size == 1:  # several processes would stop at different steps, and wait for each other
-            self._interrupted = self._stack.enter_context(postponed_interrupt(_STOPPING))
-        return self
+            self._interrupted = stack.enter_context(postponed_interrupt(_STOPPING))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -124,14 +124,19 @@ def _check_record(run: Path, record: RunRecord) -> None:
     here = read_run(run)
     difference = here.trained_on.difference(record.trained_on)
     difference = difference or first_difference(here.config.to_json(), record.config.to_json())
-    if difference is None and here.augment_draws != record.augment_draws and here.config.positives != "tz":
-        raise ValueError(
-            f"{run} was begun by a version of this package that draws its augmentation otherwise: choose another "
-            "--out, or go on with that version"
-        )
     if difference is not None:
         raise ValueError(
             f"{run} is a run of another configuration ({difference}): choose another --out or ask for the same"
+        )
+
+
+def check_draws(run: Path) -> None:
+    """Raises ValueError where a run's steps so far were augmented by other draws than this version's."""
+    begun = read_run(run)
+    if begun.augment_draws != DRAWS and begun.config.positives != "tz":
+        raise ValueError(
+            f"{run} was begun by a version of this package that draws its augmentation otherwise: choose another "
+            "--out, or go on with that version"
         )
 
 
@@ -189,8 +194,8 @@ def read_environment(run: Path) -> list[JSON] | None:
         return None
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(entries, list):
-            raise ValueError("no list")
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise ValueError("no list of starts")
     except (ValueError, RecursionError) as error:
         raise DamageError(f"{path} is not as it was written ({error}): remove it, nothing depends on it") from error
     return entries

@@ -20,8 +20,10 @@ _OS_ERROR_FIXES = {
 }
 
 
-_NO_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED", "unable to find an engine")
-"""CUDA's allocator, the CPU's, cuBLAS; and cuDNN, when none of its engines found room for its scratch."""
+_NO_HOST_MEMORY = "allocate memory"
+_NO_ENGINE = "unable to find an engine"
+"""Of cuDNN: none of its engines found room for its scratch; or none there is fits."""
+_NO_MEMORY = ("out of memory", "ALLOC_FAILED", _NO_HOST_MEMORY, _NO_ENGINE)
 
 
 class DamageError(Exception):
@@ -42,6 +44,18 @@ def lacks_memory(error: BaseException) -> bool:
         isinstance(error, RuntimeError)
         and (type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in _NO_MEMORY))
     )
+
+
+def describe_lack(error: BaseException, device: str, *, at: str = "") -> str:
+    """Who had no room, where `lacks_memory` says that somebody had none while working on a device.
+
+    Args:
+        at: at what, such as " at batch size 128".
+    """
+    if isinstance(error, MemoryError) or _NO_HOST_MEMORY in str(error):
+        return f"{device if device == 'cpu' else 'this machine'} ran out of memory{at}"
+    or_else = ", or its cuDNN does not fit this torch" if _NO_ENGINE in str(error) else ""
+    return f"{device} ran out of memory{at}{or_else}"
 
 
 def describe_error(error: BaseException) -> str:

@@ -10,7 +10,7 @@ numpy's numbers are numbers; True and False are none.
 from __future__ import annotations
 
 import math
-from numbers import Integral, Real
+from numbers import Integral, Rational, Real
 
 from shards.quantities import parse_count
 
@@ -43,12 +43,23 @@ def check_number(
     Raises:
         ValueError: it is no number from lowest to highest, or not finite.
     """
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    number = _as_float(value)
     if not (lowest <= number <= highest and math.isfinite(number)) or (above and number == lowest):
         most = "" if highest == math.inf else f" and at most {highest:g}"
         span = f"above {lowest:g}{most}" if above else _span(lowest, highest)
         raise ValueError(f"{name.replace('_', '-')} {value}: give a number {span}, such as {such_as}")
     return number
+
+
+def _as_float(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    # What float32 calls 0.3 is 0.3 to whoever wrote it, and not 0.30000001192092896, another recipe.
+    is_narrow = not isinstance(value, float | Rational)
+    try:
+        return float(str(value)) if is_narrow else float(value)
+    except (OverflowError, ValueError):
+        return math.nan
 
 
 def check_flag(name: str, value: object) -> bool:

@@ -68,6 +68,7 @@ def from_images(
         raise ValueError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
     if any(root.resolve() in Path(out).resolve().parents for root in class_roots(Path(source))):
         raise ValueError(f"--out {out} lies inside {source}, and would be taken for a class: choose a folder elsewhere")
+    size = None if size is None else check_whole("size", size, 1, 4096)
     shard_size, seed = check_whole("shard_size", shard_size, 1), check_whole("seed", seed, 0, 2**63 - 1)
     pictures = open_pictures(Path(source), split=split)
     num_groups = len(pictures) if n is None else check_whole("n", n, 1)

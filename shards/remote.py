@@ -112,10 +112,12 @@ class ShardCache:
         try:
             self._bring(address, record, path)
         except OSError as error:
-            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT):
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            is_ours = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(self.folder)
+            if not is_ours or not (is_full or error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)):
                 raise
-            what = f"{error.strerror} (the cache of shards: free some of it, or give another --cache)"
-            raise OSError(error.errno, what, str(self.folder)) from error
+            fix = "make room in the cache of shards, or give another --cache" if is_full else "give another --cache"
+            raise OSError(error.errno, f"{error.strerror} ({fix})", str(self.folder)) from error
 
     def _bring(self, address: str, record: ShardRecord, path: Path) -> None:
         with naming(self.folder):

@@ -93,11 +93,11 @@ def verify(directory: str | Path, *, fast: bool = False, jobs: int = 1, quiet: b
             try:
                 with ProcessPoolExecutor(min(jobs, len(indices)), mp_context=context) as pool:
                     collect(pool.map(check, indices))
-            except BrokenProcessPool:
+            except BrokenProcessPool as error:
                 raise ValueError(
-                    "a process of the check was lost: a script that calls this needs its own work under "
-                    'if __name__ == "__main__", or jobs=1'
-                ) from None
+                    "a process of the check was lost: use fewer jobs where memory was short; and a script that calls "
+                    'this with several needs its own work under if __name__ == "__main__"'
+                ) from error
         else:
             collect(map(check, indices))
     return Verification(

@@ -7,7 +7,7 @@ with reproducible_arithmetic(device), ThreadPoolExecutor(2, "forward", set_forwa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -29,22 +29,24 @@ def reproducible_arithmetic(device: torch.device) -> Iterator[None]:
 
     Settings of the process are changed, and put back at the end: whoever allowed TF32 or bfloat16 products in place of
     float32 ones, or made another number format or device the default, gets the same pixels as everybody. What is drawn
-    from torch's generators afterwards is as if nothing had been rendered.
+    from torch's generators afterwards is as if nothing had been rendered. Work in another thread sees settings change.
     """
-    num_threads, dtype, home = torch.get_num_threads(), torch.get_default_dtype(), torch.get_default_device()
+    num_threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     set_forward_threads()
     torch.set_default_dtype(torch.float32)
-    if home.type != "cpu":  # only then: a default device is a layer around every operation
-        torch.set_default_device(None)
+    on_cpu = torch.empty(0).device.type == "cpu"  # a default device is a layer around every operation: only then
+    on_gpus = [device] if device.type == "cuda" and torch.cuda.is_available() else []
     try:
-        on_gpus = [device] if device.type == "cuda" and torch.cuda.is_available() else []
-        with torch.random.fork_rng(devices=on_gpus), _full_float32(), _fixed_kernels(device):
+        with (
+            nullcontext() if on_cpu else torch.device("cpu"),
+            torch.random.fork_rng(devices=on_gpus),
+            _full_float32(),
+            _fixed_kernels(device),
+        ):
             yield
     finally:
         torch.set_num_threads(num_threads)
         torch.set_default_dtype(dtype)
-        if home.type != "cpu":
-            torch.set_default_device(home)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from shards.cpu import bfloat16_units, cpu_name
-from shards.errors import lacks_memory
+from shards.errors import describe_lack, lacks_memory
 
 DTYPES = ("auto", "float32", "bfloat16")
 _DEVICE_PATTERN = re.compile(r"(cpu|cuda)(?::(\d{1,4}))?")
@@ -26,12 +26,13 @@ _MOST_PROCESSES = 256
 _MOST_FORWARD_THREADS = 16  # above, Python's own work between two operations is what they would wait for
 
 
-def choose_device(text: str) -> torch.device:
+def choose_device(text: str | torch.device) -> torch.device:
     """The one device that `text` names; auto is the first GPU, or the CPU where there is none.
 
     Raises:
         ValueError: no such device here.
     """
+    text = str(text)  # a torch.device is one, too
     if text == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     match = _DEVICE_PATTERN.fullmatch(text)
@@ -214,13 +215,13 @@ def explain_out_of_memory(device: torch.device, *, batch_size: int | None = None
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise
-        raise no_memory(device, batch_size) from error
+        raise no_memory(device, error, batch_size) from error
 
 
-def no_memory(device: torch.device, batch_size: int | None = None) -> ValueError:
-    """What is said of a device without room."""
-    at_batch_size = "" if batch_size is None else f" at batch size {batch_size}"
+def no_memory(device: torch.device, error: BaseException, batch_size: int | None) -> ValueError:
+    """What is said where there was no room."""
+    lack = describe_lack(error, str(device), at="" if batch_size is None else f" at batch size {batch_size}")
     return ValueError(
-        f"{device} ran out of memory{at_batch_size}: free some of it, take a larger device, or give a "
+        f"{lack}: free some of it, take a larger device, or give a "
         "new dataset a smaller --batch-size (never lowered silently: it decides the last bits of the pixels)"
     )

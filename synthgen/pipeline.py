@@ -272,8 +272,8 @@ class ShardRenderer:
         assert shard.writer is not None and shard.started is not None and shard.num_written == shard.plan.count
         began = time.perf_counter()
         if count_failed_allocations(self._device) != self._failed_allocations:
-            self._failed = True
-            raise no_memory(self._device, self._render.batch_size)  # and went on with kernels of other last bits
+            self._failed = True  # it went on, with kernels of other last bits
+            raise no_memory(self._device, torch.OutOfMemoryError(), self._render.batch_size)
         with self._lock:
             stages = {stage: round(busy, 4) for stage, busy in shard.busy_seconds.items()}
         try:

@@ -8,7 +8,7 @@ for draws, pixels in render_blocks(manifest, generator, [0, 150], device=device)
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from shards.tar import format_array
 from shards.writer import metadata_bytes
 from synthgen.adapters import GENERATORS, load_generator
 from synthgen.adapters.own_names import kind_of_name
-from synthgen.adapters.protocol import Generator
+from synthgen.adapters.protocol import Generator as ImageGenerator
 from synthgen.arithmetic import reproducible_arithmetic, set_forward_threads
 from synthgen.devices import count_forward_threads, explain_out_of_memory, on_device
 from synthgen.plan import Draws, draw_groups
@@ -33,7 +33,7 @@ from synthgen.vectors import VectorFiles
 
 def load_recorded_generator(
     recipe: Recipe, *, named: str | None, weights: Path | None, device: torch.device, dtype: str, batch_size: int
-) -> Generator:
+) -> ImageGenerator:
     """The generator that a recipe names, with the very weights that it names.
 
     Args:
@@ -75,12 +75,12 @@ def load_recorded_generator(
 
 def render_blocks(
     manifest: Manifest,
-    generator: Generator,
+    generator: ImageGenerator,
     firsts: Sequence[int],
     *,
     device: torch.device,
     vectors: VectorFiles | None = None,
-) -> Iterator[tuple[Draws, NDArray[np.uint8]]]:
+) -> Generator[tuple[Draws, NDArray[np.uint8]], None, None]:
     """Draws and pixels [K, B, H, W, 3] of the blocks that begin at `firsts`, multiples of the render batch, in order.
 
     As many passes at once as a render has; a few blocks are in memory at a time.
@@ -111,13 +111,13 @@ def render_blocks(
             yield waiting.popleft().result()
 
 
-def render_members(generator: Generator, latents: Tensor, labels: Tensor, *, size: int) -> NDArray[np.uint8]:
+def render_members(generator: ImageGenerator, latents: Tensor, labels: Tensor, *, size: int) -> NDArray[np.uint8]:
     """uint8 [K, B, size, size, 3] from latents [K, B, latent dimension] and labels [B], a pass for each of the K."""
     return np.stack([generator.render(member, labels, size=size).cpu().numpy() for member in latents])
 
 
 def group_members(
-    recipe: Recipe, generator: Generator, draws: Draws, pixels: NDArray[np.uint8], row: int, *, first: int
+    recipe: Recipe, generator: ImageGenerator, draws: Draws, pixels: NDArray[np.uint8], row: int, *, first: int
 ) -> list[bytes]:
     """The members of group first + row, in tar order, as a render would write them."""
     label = int(draws.labels[row])

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -135,8 +136,11 @@ def verify_render(
     dataset, names = GroupDataset(directory), member_names(manifest.recipe)
     comparison = Comparison(manifest, tolerance=tolerance)
     environments: dict[int, str | None] = {}
-    with Progress(total=min(groups, manifest.num_groups), unit="groups", label="verifying", quiet=quiet) as progress:
-        blocks = render_blocks(manifest, loaded, list(sample), device=place, vectors=vectors)
+    again = render_blocks(manifest, loaded, list(sample), device=place, vectors=vectors)
+    with (
+        closing(again) as blocks,
+        Progress(total=min(groups, manifest.num_groups), unit="groups", label="verifying", quiet=quiet) as progress,
+    ):
         for (first, indices), (draws, pixels) in zip(sample.items(), blocks, strict=True):
             for index in indices:
                 shard = index // manifest.shard_size

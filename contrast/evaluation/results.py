@@ -104,6 +104,8 @@ class GroupScores:
     scores: dict[str, GroupScore]
     recipe_id: str | None = None
     """Earlier versions lack it."""
+    augment_draws: int = 1
+    """Of alignment tx: see contrast.augment.DRAWS. Earlier versions do not say."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from shards.console import echo_json, examples, json_option
+from shards.console import OneLineError, echo_json, examples, json_option
 from synthgen.progress import Status, status
 
 _WATCH_SECONDS = 2.0
-_LOOKS_ALONE = 15
-"""Tasks of an array may be between two starts."""
+_LOOKS_ALONE = 150
+"""Five minutes: tasks of an array may be between two starts."""
 
 
 @click.command(
@@ -27,7 +27,7 @@ _LOOKS_ALONE = 15
 @click.option(
     "--watch",
     is_flag=True,
-    help="Look again every two seconds, until the dataset is finished, or nobody was at it for half a minute.",
+    help="Look again every two seconds, until the dataset is finished, or nobody was at it for five minutes.",
 )
 @json_option
 def status_command(directory: Path, watch: bool, as_json: bool) -> None:
@@ -44,7 +44,7 @@ def status_command(directory: Path, watch: bool, as_json: bool) -> None:
             return
         looks_alone = looks_alone + 1 if state.state == "stopped" else 0
         if looks_alone > _LOOKS_ALONE:
-            raise click.exceptions.Exit(1)
+            raise OneLineError("nobody was at it for five minutes, so there is nothing to watch", 1)
         time.sleep(_WATCH_SECONDS)
 
 

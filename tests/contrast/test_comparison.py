@@ -141,6 +141,9 @@ def test_alignment_by_different_augmentations_is_no_comparison(runs: tuple[Path,
     groups["scores"] = {"trained": {"alignment": {"tx": 0.1, "tz": 0.2}}}
     a, b = (with_scores(runs[0], tmp_path / name, groups=groups) for name in ("a", "b"))
     assert not any("Alignment tx" in line for line in compare_runs([a, b]).remarks())
+    newer = with_scores(runs[0], tmp_path / "newer", groups={**groups, "augment_draws": 2})
+    expected = "Alignment tx was taken by versions that draw augmentation differently: score the runs again."
+    assert expected in compare_runs([a, newer]).remarks()
     record = json.loads((b / "config.json").read_text())
     record["config"]["augment"]["jitter"] = 0.5
     (b / "config.json").write_text(json.dumps(record))

@@ -43,8 +43,10 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
         torch.inference_mode,
         lambda: _changed(torch.set_default_dtype, torch.float64, torch.float32),
         lambda: _changed(torch.set_default_device, "meta", None),
+        lambda: torch.device("meta"),
+        lambda: torch.autocast("cpu", torch.bfloat16),
     ],
-    ids=["no_grad", "inference_mode", "default dtype", "default device"],
+    ids=["no_grad", "inference_mode", "default dtype", "default device", "device", "autocast"],
 )
 def test_a_run_is_the_same_in_any_process(
     groups: Path, labelled: Path, run: Path, tmp_path: Path, surroundings: Callable[[], Any]
@@ -90,8 +92,8 @@ def test_what_the_user_draws_afterwards_is_as_if_nothing_had_run(
 
 
 def test_numbers_and_paths_of_every_kind_are_taken(labelled: Path, run: Path, tmp_path: Path) -> None:
-    plain = TrainConfig(steps=5, batch_size=64, seed=1, learning_rate=0.5)
-    numpy = TrainConfig(steps=np.int64(5), batch_size="64", seed=np.uint8(1), learning_rate=np.float32(0.5))  # type: ignore[arg-type]
+    plain = TrainConfig(steps=5, batch_size=64, seed=1, learning_rate=0.002)
+    numpy = TrainConfig(steps=np.int64(5), batch_size="64", seed=np.uint8(1), learning_rate=np.float32(0.002))  # type: ignore[arg-type]
     assert numpy == plain and json.dumps(numpy.to_json()) == json.dumps(plain.to_json())
     here = torch.device("cpu")
     options = RunOptions(device=here, cache_bytes="2G", knn_every="1k", knn_data=Path("photos"))  # type: ignore[arg-type]
@@ -155,7 +157,7 @@ def test_pages_are_pages_and_a_sheet_is_there(run: Path, tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"give a file name that ends in \.html"):
         contrast.report(run, tmp_path / "page.pdf")
     for sheet in (tmp_path / "none.png", tmp_path):
-        with pytest.raises(ValueError, match="is not a PNG: give the file that shards preview"):
+        with pytest.raises(ValueError, match=r"no file .*: give a PNG such as shards preview"):
             contrast.report(run, tmp_path / "page.html", sheet=sheet)
     with pytest.raises(ValueError, match="give two runs or more"):
         contrast.compare(run)

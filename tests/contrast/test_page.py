@@ -99,7 +99,7 @@ def test_wrong_input_is_refused(run: Path, tmp_path: Path) -> None:
         ),
         ("metrics.jsonl", "7\n", r"metrics\.jsonl, line 1, is no record .*: remove that line"),
         ("environment.json", "", r"environment\.json is not as it was written .*: remove it, nothing depends on it"),
-        ("environment.json", "{}", r"environment\.json is not as it was written \(no list\): remove it"),
+        ("environment.json", "{}", r"environment\.json is not as it was written \(no list of starts\): remove it"),
         ("metrics.jsonl", '{"step": 2}\n', r"metrics\.jsonl: the record of step 2 has no loss; remove its line"),
     ],
 )

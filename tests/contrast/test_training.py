@@ -16,6 +16,7 @@ import torch
 import contrast
 from contrast.augment import DRAWS
 from contrast.config import TrainConfig
+from contrast.recording import Recording
 from contrast.run_folder import read_run
 from contrast.run_options import RunOptions
 from contrast.runlog import RunLog, read_metrics, rewind_metrics
@@ -106,16 +107,35 @@ def test_a_folder_of_another_run_is_refused_by_the_field(
 
 
 def test_a_run_of_other_augmentation_draws_is_scored_but_not_gone_on_with(
-    groups: Path, tmp_path: Path, config: TrainConfig
+    groups: Path, tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    train_encoder(config, shards=groups, out=run, options=QUIET)
+    with monkeypatch.context() as patch:
+        patch.setattr("contrast.recording.Recording.after_step", _stop_after(4))
+        with pytest.raises(ZeroDivisionError):
+            train_encoder(config, shards=groups, out=run, options=QUIET)
     begun = json.loads((run / "config.json").read_text())
     assert begun.pop("augment_draws") == DRAWS  # earlier versions did not say
     (run / "config.json").write_text(json.dumps(begun))
     assert read_run(run).augment_draws == 1
     with pytest.raises(ValueError, match="a version of this package that draws its augmentation otherwise: choose"):
         train_encoder(config, shards=groups, out=run, options=QUIET)
+    (run / "config.json").write_text(json.dumps({**begun, "augment_draws": DRAWS}))
+    assert train_encoder(config, shards=groups, out=run, options=QUIET).steps_now == 2
+    (run / "config.json").write_text(json.dumps(begun))
+    assert train_encoder(config, shards=groups, out=run, options=QUIET).steps_now == 0, "a finished run draws nothing"
+
+
+def _stop_after(steps: int) -> Callable[..., bool]:
+    after_step = Recording.after_step
+
+    def stop(self: Recording, step: int, loss: torch.Tensor, *, learning_rate: float) -> bool:
+        stopping = after_step(self, step, loss, learning_rate=learning_rate)
+        if step + 1 == steps:
+            raise ZeroDivisionError
+        return stopping
+
+    return stop
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_binds_nobody(

@@ -152,8 +152,8 @@ def test_watching_a_render_that_nobody_works_on_ends(
     looks: list[float] = []
     monkeypatch.setattr(synthgen.commands.status, "time", SimpleNamespace(sleep=looks.append))
     result = CliRunner().invoke(main, ["status", str(out), "--watch"])
-    assert result.exit_code == 1 and len(looks) == 15
-    assert result.stdout.count("nobody is at it: run the same synthgen render again to go on") == 16
+    assert result.exit_code == 1 and len(looks) == 150 and "nobody was at it for five minutes" in result.stderr
+    assert result.stdout.count("nobody is at it: run the same synthgen render again to go on") == 151
 
 
 def test_watching_ends_when_the_dataset_is_finished(
