@@ -75,7 +75,7 @@ def check_flag(name: str, value: object) -> bool:
 
 def _span(lowest: float, highest: float) -> str:
     if highest == math.inf:
-        return f"from {lowest:g} on"
+        return f"from {lowest} on"
     if highest == 2**63 - 1:
-        return f"from {lowest:g} on, below 2^63"
-    return f"from {lowest:g} to {highest:g}" if highest < 1e6 else f"from {lowest:g} to {highest:.0f}"
+        return f"from {lowest} on, below 2^63"
+    return f"from {lowest} to {highest}" if isinstance(highest, int) else f"from {lowest} to {highest:g}"
