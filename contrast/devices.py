@@ -44,6 +44,15 @@ def fastest_precision(device: torch.device) -> str:
     return "bfloat16" if bfloat16_units() else "float32"
 
 
+def in_precision(precision: str, device: torch.device) -> torch.autocast:
+    """Inside, what autocast knows runs in bfloat16 where that is the precision, and in float32 where not.
+
+    Weights are cast in every pass. Autocast would keep what it cast until the outermost of its regions ends: inside
+    another one, of a user's own, the passes would see none of the updates.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)
+
+
 @contextmanager
 def explain_out_of_memory(device: torch.device, *, fix: str) -> Iterator[None]:
     """Turns a device's lack of memory into one line that ends with `fix`.

@@ -23,7 +23,7 @@ from contrast.augment import Transform, augment, compile_operations, draw_augmen
 from contrast.batches import Batches, GroupBatch
 from contrast.checkpoint import resume_run
 from contrast.config import TrainConfig
-from contrast.devices import explain_out_of_memory
+from contrast.devices import explain_out_of_memory, in_precision
 from contrast.distributed import Place, process_group
 from contrast.encoders import check_encoder_fits, count_parameters, to_encoder_layout
 from contrast.isolation import own_torch
@@ -159,7 +159,7 @@ def run_steps(
                 pixels = _to_device(part.images, device).flatten(0, 1)  # [b * K, H, W, 3]
                 images = to_encoder_layout(to_images(pixels, draws.take(part_rows).to(device)))
                 with averaging_gradients(parallel, when=part_rows is rows[-1]):
-                    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                    with in_precision(config.precision, device):
                         outputs = parallel(images)  # [b * K, …]
                     loss = objective.loss(outputs, _targets(part, objective, device)) / config.accumulate
                     loss.backward()

@@ -41,7 +41,7 @@ from measuring import (
 from contrast.assembly import find_facts
 from contrast.batches import GroupBatch, GroupBatches
 from contrast.config import TrainConfig
-from contrast.devices import fastest_precision, resolve_device
+from contrast.devices import fastest_precision, in_precision, resolve_device
 from contrast.distributed import Place
 from contrast.encoders import to_encoder_layout
 from contrast.network import TrainedNetwork
@@ -155,7 +155,7 @@ def train_lightly(task: TrainTask, loose: Path) -> float:
     began = time.perf_counter()
     for (first, second), *_ in batches:
         images = to_encoder_layout(torch.cat([first, second]).to(device, non_blocking=True))
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        with in_precision(config.precision, device):
             projections = network(images)
         loss = criterion(*projections.float().chunk(2))
         loss.backward()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy import ndarray
 
+from contrast.devices import in_precision
 from contrast.encoders import SCALE, SHIFT, Encoder, to_encoder_layout
 from contrast.images import LabelledImages
 from shards.atomic import write_atomically
@@ -37,7 +38,7 @@ def extract_features(encoder: Encoder, pixels: ndarray, *, device: torch.device,
     for first in range(0, len(pixels), BATCH_SIZE):
         batch = torch.from_numpy(np.ascontiguousarray(pixels[first : first + BATCH_SIZE])).to(device)
         images = to_encoder_layout(batch.permute(0, 3, 1, 2).to(torch.float32) / 255)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        with in_precision(precision, device):
             output = encoder(images)
         features[first : first + BATCH_SIZE] = output.float().cpu().numpy()
     encoder.train(was_training)

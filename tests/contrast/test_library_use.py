@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import contrast
 from contrast.config import TrainConfig, TrainSettings
 from contrast.losses import multi_positive_loss
 from contrast.run_options import RunOptions
+from contrast.runlog import read_metrics
 
 SHORT: dict[str, Any] = {"steps": 3, "batch_size": 16, "device": "cpu", "quiet": True, "precision": "float32"}
 
@@ -57,6 +59,19 @@ def test_a_run_is_the_same_in_any_process(
     expected, found = weights(run), weights(tmp_path / "again")
     assert expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)
     assert scores.tests[0].scores["trained"].knn is not None
+
+
+@pytest.mark.parametrize("inside", [nullcontext, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_bfloat16_learns_what_float32_learns(groups: Path, tmp_path: Path, inside: Callable[[], Any]) -> None:
+    """Autocast keeps the weights that it cast until its outermost region ends: passes have to see the updates."""
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        settings = {**SHORT, "steps": 40, "precision": precision, "objective": "cross-entropy"}
+        with inside():
+            contrast.train(shards=groups, out=tmp_path / precision, **settings)
+        losses[precision] = [record["loss"] for record in read_metrics(tmp_path / precision)]
+    assert losses["float32"][-1] < losses["float32"][0] - 0.5
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], abs=0.1)
 
 
 class _changed:
