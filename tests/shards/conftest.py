@@ -8,7 +8,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -19,7 +19,9 @@ from shards.manifest import Manifest
 from shards.recipe import Recipe, RenderSettings
 from shards.survey import completed_shards
 from shards.writer import ShardWriter
-from tests.file_server import FileServer
+
+if TYPE_CHECKING:
+    from tests.file_server import FileServer
 
 NAMES = {3: "cat", 5: "dog", 8: "ship"}
 RENDER = RenderSettings(batch_size=4, dtype="float32")
@@ -137,6 +139,8 @@ def shared_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def server(shared_dataset: Path) -> Iterator[FileServer]:
+    from tests.file_server import FileServer  # here: killed_writer.py loads this file on its own
+
     with FileServer(shared_dataset) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
