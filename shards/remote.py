@@ -25,11 +25,12 @@ from pathlib import Path
 import numpy as np
 
 from shards.atomic import flush_folder, naming, remove_dead_temporary_files, temporary_path
-from shards.dataset import GroupDataset, MappedShard, map_file, narrow_index
+from shards.dataset import GroupDataset
 from shards.errors import DamageError
 from shards.fetching import open_filesystem, read_address, retrying
 from shards.inspection import measure_members
 from shards.manifest import DATA_FOLDER, MANIFEST_NAME, ShardRecord, group_key, parse_manifest
+from shards.mapping import MappedShard, map_file, narrow_index
 from shards.numbers import check_whole
 from shards.quantities import format_bytes
 from shards.tar import make_index

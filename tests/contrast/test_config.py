@@ -207,6 +207,9 @@ def test_a_gpu_without_room_is_one_line(error: Exception) -> None:
         explain_out_of_memory(torch.device("cuda:1"), fix="use a smaller --batch-size"),
     ):
         raise error
+    here, there = pytest.raises(ValueError, match=r"^this machine ran out of memory: x$"), torch.device("cuda:1")
+    with here, explain_out_of_memory(there, fix="x"):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
     with pytest.raises(RuntimeError, match="shapes"), explain_out_of_memory(torch.device("cpu"), fix=""):
         raise RuntimeError("shapes differ")
 

@@ -18,7 +18,7 @@ import simplejpeg
 
 from shards import DamageError, GroupDataset, Manifest, Recipe, decode_image, encode_image
 from shards.codec import decode_into, default_subsampling
-from shards.dataset import _allow_open_files
+from shards.mapping import allow_open_files
 
 Build = Callable[..., Manifest]
 MakeRecipe = Callable[..., Recipe]
@@ -124,7 +124,7 @@ def test_more_shards_than_may_be_mapped(
     build(tmp_path / "d", 40, shard_size=1)
     expected = GroupDataset(tmp_path / "d").batch(range(40))[0]
     (tmp_path / "max_map_count").write_text(limit)
-    monkeypatch.setattr("shards.dataset._MOST_MAPPINGS_FILE", tmp_path / "max_map_count")
+    monkeypatch.setattr("shards.mapping._MOST_MAPPINGS_FILE", tmp_path / "max_map_count")
     dataset = GroupDataset(tmp_path / "d")
     for _ in range(2):
         assert np.array_equal(np.concatenate([dataset.images(index)[None] for index in range(40)]), expected)
@@ -135,11 +135,11 @@ def test_without_a_limit_to_read_thirty_thousand_shards_may_be_mapped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    monkeypatch.setattr("shards.dataset._MOST_MAPPINGS_FILE", tmp_path / "nowhere")
-    assert (_allow_open_files(100_000), _allow_open_files(29_999)) == (30_000, 29_999)
+    monkeypatch.setattr("shards.mapping._MOST_MAPPINGS_FILE", tmp_path / "nowhere")
+    assert (allow_open_files(100_000), allow_open_files(29_999)) == (30_000, 29_999)
     (tmp_path / "limit").write_text("262144\n")
-    monkeypatch.setattr("shards.dataset._MOST_MAPPINGS_FILE", tmp_path / "limit")
-    assert _allow_open_files(100_000) == 100_000
+    monkeypatch.setattr("shards.mapping._MOST_MAPPINGS_FILE", tmp_path / "limit")
+    assert allow_open_files(100_000) == 100_000
 
 
 def test_opening_reads_only_the_manifest(dataset: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -133,6 +134,31 @@ def test_a_full_disk_is_told_at_once(server: FileServer, tmp_path: Path, monkeyp
     with pytest.raises(OSError, match="quota") as caught:
         dataset.images(0)
     assert str(tmp_path) in caught.value.filename and server.asked["train-000000.tar"] == 1, "no second try"
+
+
+@pytest.mark.parametrize(
+    ("code", "below", "fix"),
+    [
+        (errno.EROFS, "x.tar", "(give another --cache)"),
+        (errno.ENOSPC, "x.tar", "(make room in the cache of shards, or give another --cache)"),
+        (errno.EACCES, None, ""),  # of the source, which is elsewhere
+        (errno.EIO, "x.tar", ""),
+    ],
+)
+def test_what_the_cache_cannot_write_names_the_cache_and_what_it_cannot_read_does_not(
+    shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, below: str | None, fix: str
+) -> None:
+    cache = tmp_path / "cache"
+    where = str(cache / below if below else shared_dataset / "data/train-000000.tar")
+
+    def refuse(*rest: object) -> None:
+        raise OSError(code, os.strerror(code), where)
+
+    monkeypatch.setattr(remote.ShardCache, "_bring", refuse)
+    with pytest.raises(OSError, match=os.strerror(code)) as caught:
+        RemoteDataset(f"file://{shared_dataset}", cache=cache).images(0)
+    assert caught.value.filename == (str(cache) if fix else where)
+    assert (caught.value.strerror or "").endswith(fix or os.strerror(code))
 
 
 def test_the_cache_keeps_to_its_size(tmp_path: Path, build: Callable[..., Manifest]) -> None:
