@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 WORDS_PER_COUNTER = 4
 LATENT_BOUND = 2.0
 """Latents and their steps are cut here, as BigGAN's are (Brock et al. 2019); truncation then scales them."""
+LARGEST_STEP = 100
+"""Of a view, in units of the latents' own spread: far beyond where any generator still draws something."""
 
 
 def draw_words(*, seed: int, stream: str, first: int, count: int, dim: int) -> NDArray[np.uint64]:

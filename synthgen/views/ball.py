@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.numbers import check_number
-from synthgen.draws import draw_normal, draw_uniform
-from synthgen.views.steps import LARGEST_STEP
+from synthgen.draws import LARGEST_STEP, draw_normal, draw_uniform
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.numbers import check_number
-from synthgen.draws import draw_truncated_normal, truncated_normal_std
-from synthgen.views.steps import LARGEST_STEP
+from synthgen.draws import LARGEST_STEP, draw_truncated_normal, truncated_normal_std
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.numbers import check_number
-from synthgen.draws import draw_uniform
+from synthgen.draws import LARGEST_STEP, draw_uniform
 from synthgen.vectors import VectorSet, read_vectors
-from synthgen.views.steps import LARGEST_STEP
 
 
 @dataclass(frozen=True, kw_only=True)
