@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from numpy import ndarray
+from torch import Tensor
 
 from shards.cpu import bfloat16_units
 from shards.errors import describe_lack, lacks_memory
@@ -51,6 +53,12 @@ def in_precision(precision: str, device: torch.device) -> torch.autocast:
     another one, of a user's own, the passes would see none of the updates.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)
+
+
+def to_device(array: ndarray, device: torch.device) -> Tensor:
+    """The array on the device; on its way to a GPU while this returns."""
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 @contextmanager

@@ -15,28 +15,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy import ndarray
 from torch import Tensor
 
 from contrast.assembly import assemble_batches, find_facts, open_real
 from contrast.augment import Transform, augment, compile_operations, draw_augmentation, keep_pixels
-from contrast.batches import Batches, GroupBatch
+from contrast.batches import Batches
 from contrast.checkpoint import resume_run
 from contrast.config import TrainConfig
-from contrast.devices import explain_out_of_memory, in_precision
+from contrast.devices import explain_out_of_memory, in_precision, to_device
 from contrast.distributed import Place, process_group
 from contrast.encoders import check_encoder_fits, count_parameters, to_encoder_layout
 from contrast.isolation import own_torch
 from contrast.mixing import own_rows
 from contrast.network import TrainedNetwork, averaging_gradients, in_parallel
-from contrast.objectives import OBJECTIVES, Objective, Targets, build_objective
+from contrast.objectives import OBJECTIVES, Objective, build_objective
 from contrast.optimizer import build_optimizer, learning_rate_at, set_learning_rate
 from contrast.readers import check_order
 from contrast.recording import Recording
 from contrast.run_folder import RunRecord, check_draws, open_run, read_environment
 from contrast.run_options import RunOptions, TrainSummary
 from contrast.trained_on import TrainedOn, describe_groups
-from shards.errors import DamageError
 from shards.progress import Progress
 from shards.quantities import format_count
 from shards.stream import open_dataset
@@ -156,12 +154,12 @@ def run_steps(
             draws = draw_augmentation(config.augment, count=num_images, seed=config.seed, step=step)
             step_loss = torch.zeros((), device=device)
             for part, part_rows in zip(batch.split(config.accumulate), rows, strict=True):
-                pixels = _to_device(part.images, device).flatten(0, 1)  # [b * K, H, W, 3]
+                pixels = to_device(part.images, device).flatten(0, 1)  # [b * K, H, W, 3]
                 images = to_encoder_layout(to_images(pixels, draws.take(part_rows).to(device)))
                 with averaging_gradients(parallel, when=part_rows is rows[-1]):
                     with in_precision(config.precision, device):
                         outputs = parallel(images)  # [b * K, …]
-                    loss = objective.loss(outputs, _targets(part, objective, device)) / config.accumulate
+                    loss = objective.loss(outputs, objective.targets(part, device)) / config.accumulate
                     loss.backward()
                 step_loss += loss.detach()
 
@@ -195,26 +193,3 @@ def _rows_of_parts(config: TrainConfig, objective: Objective, place: Place) -> l
         num_parts=config.accumulate,
     )
     return list(torch.from_numpy(rows).chunk(config.accumulate))
-
-
-def _targets(batch: GroupBatch, objective: Objective, device: torch.device) -> Targets:
-    known = np.array(objective.facts.classes, dtype=np.int64)
-    classes = np.searchsorted(known, batch.labels)
-    unknown = np.flatnonzero(~np.isin(batch.labels, known))
-    if objective.needs_classes and len(unknown):
-        row = unknown[0]
-        raise DamageError(
-            f"group {batch.indices[row]} has label {batch.labels[row]}, which is none of its dataset's classes: shards "
-            "verify says what to do"
-        )
-    return Targets(
-        groups=_to_device(batch.indices, device),
-        classes=_to_device(classes, device),
-        num_images=objective.num_images,
-        latents=None if batch.latents is None else _to_device(batch.latents, device),
-    )
-
-
-def _to_device(array: ndarray, device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(array)
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

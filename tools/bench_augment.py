@@ -19,17 +19,8 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+import measuring
 import torch
-from measuring import (
-    Program,
-    as_help,
-    describe_machine,
-    format_machine,
-    format_rate,
-    json_option,
-    measure_rounds,
-    print_result,
-)
 from torch import Tensor, nn
 
 from contrast.augment import AugmentConfig, augment, compile_operations, draw_augmentation, parse_augment
@@ -113,7 +104,7 @@ def run_benchmark(
 ) -> dict[str, Any]:
     """Rates and ratios; what could not be measured is None, with a note."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    machine = describe_machine(PACKAGES, gpu=gpu)
+    machine = measuring.describe_machine(PACKAGES, gpu=gpu)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (batch_size, size, size, 3), dtype=torch.uint8, generator=generator).to(device)
     notes: dict[str, str] = {}
@@ -133,7 +124,7 @@ def run_benchmark(
                 notes[name] = f"{error.name} is not installed: pip install -e '.[bench]' in the clone"
                 continue
             contestants[name] = lambda transform=transform: time_images(transform, pixels, seconds=seconds)
-        rates = measure_rounds(contestants, repeats=repeats, label="augmenting")
+        rates = measuring.measure_rounds(contestants, repeats=repeats, label="augmenting")
     return {
         **{
             f"ours_over_{name}": rates["ours"] / rates[name] if name in rates else None
@@ -153,12 +144,12 @@ def run_benchmark(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Program
+# measuring.Program
 
-main = Program()
+main = measuring.Program()
 
 
-@main.command(help=as_help(__doc__))
+@main.command(help=measuring.as_help(__doc__))
 @click.option("--size", type=Count(), default="32", show_default=True, help="Pixels, height and width.")
 @click.option("--batch-size", type=Count(), default="256", show_default=True, help="Images of a batch.")
 @click.option("--augment", "text", help="As in contrast train.  [default: SimCLR's for CIFAR-10]")
@@ -166,7 +157,7 @@ main = Program()
 @click.option("--threads", type=Count(), help="Threads of a CPU operation.  [default: torch's choice]")
 @click.option("--seconds", type=float, default=2.0, show_default=True, help="Shortest time of a contestant's turn.")
 @click.option("--repeats", type=Count(), default="5", show_default=True, help="Rounds; rates are their medians.")
-@json_option
+@measuring.json_option
 def measure(
     size: int,
     batch_size: int,
@@ -187,13 +178,13 @@ def measure(
         seconds=seconds,
         repeats=repeats,
     )
-    print_result(result, format_report(result), as_json=as_json)
+    measuring.print_result(result, format_report(result), as_json=as_json)
 
 
 def format_report(result: dict[str, Any]) -> list[str]:
     """The table and what belongs under it."""
     rates = result["images_per_second"]
-    rows = [(name, "-" if rate is None else format_rate(rate)) for name, rate in rates.items()]
+    rows = [(name, "-" if rate is None else measuring.format_rate(rate)) for name, rate in rates.items()]
     ratios = [
         f"{key.replace('_', ' ')} {'-' if result[key] is None else f'{result[key]:.2f}'}"
         for key in ("ours_over_kornia", "ours_over_torchvision", "compiled_over_ours")
@@ -206,8 +197,8 @@ def format_report(result: dict[str, Any]) -> list[str]:
         "",
         ", ".join(ratios),
         *(f"{name}: {note}" for name, note in result["notes"].items()),
-        f"medians of {result['repeats']} rounds; {format_machine(result['machine'])[0]}",
-        format_machine(result["machine"])[1],
+        f"medians of {result['repeats']} rounds; {measuring.format_machine(result['machine'])[0]}",
+        measuring.format_machine(result["machine"])[1],
     ]
 
 

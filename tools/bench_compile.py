@@ -21,18 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+import measuring
 import torch
-from bench_render import PACKAGES, chosen_weights, forward_threads, generator_options, time_work
-from measuring import (
-    Program,
-    as_help,
-    describe_machine,
-    format_machine,
-    format_rate,
-    json_option,
-    measure_rounds,
-    print_result,
-)
+from bench_render import PACKAGES, forward_threads, time_work
+from generator_choice import chosen_weights, generator_options
 from torch import Tensor
 
 from shards.console import Count, format_table
@@ -107,16 +99,16 @@ class Passes:
         return replay
 
 
-main = Program()
+main = measuring.Program()
 
 
-@main.command(help=as_help(__doc__))
+@main.command(help=measuring.as_help(__doc__))
 @generator_options
 @click.option("--images", type=Count(), help="Images of a run, in whole batches.  [default: 1k; GPU: 20k]")
 @click.option("--batch-size", type=Count(), help="Images per forward pass.  [default: as synthgen render]")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16.")
 @click.option("--repeats", type=Count(), default="3", show_default=True, help="Rounds; rates are their medians.")
-@json_option
+@measuring.json_option
 def measure(
     generator: str, weights: Path | None, random_weights: bool, repeats: int, as_json: bool, **options: Any
 ) -> None:
@@ -124,7 +116,7 @@ def measure(
         weights = chosen_weights(generator, weights, random_weights, Path(name))
         result = run_benchmark(generator, weights, repeats=repeats, **options)
     result["weights"] = "random" if random_weights else str(weights or "default")
-    print_result(result, format_report(result), as_json=as_json)
+    measuring.print_result(result, format_report(result), as_json=as_json)
 
 
 def run_benchmark(
@@ -144,7 +136,7 @@ def run_benchmark(
     )
     job = prepare_job(config)
     on_gpu = job.device.type == "cuda"
-    machine = describe_machine(PACKAGES, gpu=torch.cuda.get_device_name(job.device) if on_gpu else None)
+    machine = measuring.describe_machine(PACKAGES, gpu=torch.cuda.get_device_name(job.device) if on_gpu else None)
     forms = [form for form in FORMS if form != "graphs" or on_gpu]
     contestants, missing = {}, {}
     for form in forms:
@@ -154,7 +146,7 @@ def run_benchmark(
             if form == "eager":
                 raise
             missing[form] = describe_error(error)
-    rates = measure_rounds(contestants, repeats=repeats, label="passing forward")
+    rates = measuring.measure_rounds(contestants, repeats=repeats, label="passing forward")
     rows = {}
     for form, passes in contestants.items():
         apart = abs(passes.pixels - contestants["eager"].pixels)
@@ -182,7 +174,7 @@ def format_report(result: dict[str, Any]) -> list[str]:
     rows = [
         (
             form,
-            format_rate(row["images_per_second"]),
+            measuring.format_rate(row["images_per_second"]),
             f"{row['over_eager']:.3f}",
             f"{row['first_pass_seconds']:.1f} s",
             f"{row['levels_apart_mean']:.2f}",
@@ -197,8 +189,8 @@ def format_report(result: dict[str, Any]) -> list[str]:
         *format_table(("", "images/s", "over eager", "first pass", "pixels apart, mean of 255", "at most"), rows),
         *(f"{form} passes do not run here: {said}" for form, said in result["missing"].items()),
         "",
-        f"medians of {result['repeats']} rounds; {format_machine(result['machine'])[0]}",
-        format_machine(result["machine"])[1],
+        f"medians of {result['repeats']} rounds; {measuring.format_machine(result['machine'])[0]}",
+        measuring.format_machine(result["machine"])[1],
     ]
 
 

@@ -31,18 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+import measuring
 import numpy as np
 from loaders import COLD_LOADERS, LOADERS, Epoch, LoadTask, has_ffcv, write_betons, write_loose_files
-from measuring import (
-    Program,
-    as_help,
-    describe_machine,
-    format_machine,
-    format_rate,
-    json_option,
-    measure_rounds,
-    print_result,
-)
 from noise_dataset import write_dataset
 from opening import GROUPS_PER_SHARD, measure_opening
 
@@ -109,7 +100,7 @@ def time_epoch(epoch: Epoch, task: LoadTask) -> float:
 
 def run_benchmark(task: LoadTask, *, quality: int, workers: tuple[int, ...], repeats: int) -> dict[str, Any]:
     """Rates per reader, temperature and number of workers, and the ratios; what could not be measured is None."""
-    machine = describe_machine(PACKAGES)
+    machine = measuring.describe_machine(PACKAGES)
     notes: dict[str, str] = {}
     write_loose_files(task)
     if has_ffcv():
@@ -143,7 +134,7 @@ def run_benchmark(task: LoadTask, *, quality: int, workers: tuple[int, ...], rep
 
                 contestants[f"{name}/cold/{num_workers}"] = run_cold
             contestants[f"{name}/warm/{num_workers}"] = lambda epoch=epoch: time_epoch(epoch, task)
-    rates = measure_rounds(contestants, repeats=repeats, label="reading")
+    rates = measuring.measure_rounds(contestants, repeats=repeats, label="reading")
 
     table: dict[str, Any] = {}
     for name in LOADERS:
@@ -170,12 +161,12 @@ def run_benchmark(task: LoadTask, *, quality: int, workers: tuple[int, ...], rep
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Program
+# measuring.Program
 
-main = Program()
+main = measuring.Program()
 
 
-@main.command(help=as_help(__doc__))
+@main.command(help=measuring.as_help(__doc__))
 @click.option("--shards", "directory", type=click.Path(path_type=Path), help="A dataset of JPEG images to read.")
 @click.option("--groups", type=Count(), help="Groups to read, rounded up to whole shards.  [default: 4k]")
 @click.option("--size", type=Count(), help="Without --shards: pixels, height and width.  [default: 32]")
@@ -183,7 +174,7 @@ main = Program()
 @click.option("--workers", default="0,1,2", show_default=True, help="Numbers of workers to try.")
 @click.option("--repeats", type=Count(), default="3", show_default=True, help="Rounds; rates are their medians.")
 @click.option("--opening", is_flag=True, help="Measure opening 1,300 and 13,000 shards, and nothing else.")
-@json_option
+@measuring.json_option
 def measure(
     directory: Path | None,
     groups: int | None,
@@ -195,7 +186,7 @@ def measure(
     as_json: bool,
 ) -> None:
     if opening:
-        print_result(*run_opening(size or OWN_SIZE, repeats), as_json=as_json)
+        measuring.print_result(*run_opening(size or OWN_SIZE, repeats), as_json=as_json)
         return
     counts = parse_workers(workers)
     if directory is not None and size is not None:
@@ -219,12 +210,12 @@ def measure(
                 f"give at most that many workers, or more --groups"
             )
         result = run_benchmark(task, quality=image["quality"], workers=counts, repeats=repeats)
-    print_result(result, format_report(result), as_json=as_json)
+    measuring.print_result(result, format_report(result), as_json=as_json)
 
 
 def run_opening(size: int, repeats: int) -> tuple[dict[str, Any], list[str]]:
     """What opening datasets of many shards costs, as figures and as lines."""
-    machine = describe_machine(PACKAGES)
+    machine = measuring.describe_machine(PACKAGES)
 
     def write_shard(directory: Path) -> None:
         write_dataset(directory, num_groups=GROUPS_PER_SHARD, size=size, shard_size=GROUPS_PER_SHARD)
@@ -239,7 +230,7 @@ def run_opening(size: int, repeats: int) -> tuple[dict[str, Any], list[str]]:
         f"(processor time {run['cpu_seconds']:.2f} s), peak memory {format_bytes(run['peak_memory_bytes'])}"
         for run in runs
     ]
-    return {"opening": runs, "repeats": repeats, "machine": machine}, [*lines, *format_machine(machine)]
+    return {"opening": runs, "repeats": repeats, "machine": machine}, [*lines, *measuring.format_machine(machine)]
 
 
 def parse_workers(text: str) -> tuple[int, ...]:
@@ -256,7 +247,7 @@ def format_report(result: dict[str, Any]) -> list[str]:
     rows = []
     for name, row in result["groups_per_second"].items():
         rates = [row[temperature].get(count) if row else None for temperature, count in columns]
-        rows.append((name, *("-" if rate is None else format_rate(rate) for rate in rates)))
+        rows.append((name, *("-" if rate is None else measuring.format_rate(rate) for rate in rates)))
     ratios = ", ".join(
         f"{key.removeprefix('tar_over_')} {'-' if value is None else f'{value:.2f}'}"
         for key, value in result.items()
@@ -270,8 +261,8 @@ def format_report(result: dict[str, Any]) -> list[str]:
         "",
         f"tar over (warm, best number of workers of each): {ratios}",
         *(f"{name}: {note}" for name, note in result["notes"].items()),
-        f"medians of {result['repeats']} rounds; {format_machine(result['machine'])[0]}",
-        format_machine(result["machine"])[1],
+        f"medians of {result['repeats']} rounds; {measuring.format_machine(result['machine'])[0]}",
+        measuring.format_machine(result["machine"])[1],
     ]
 
 

@@ -17,8 +17,6 @@ matrix product in the same dtype on the same device and threads, measured in the
 
 from __future__ import annotations
 
-import hashlib
-import json
 import statistics
 import tempfile
 import time
@@ -29,32 +27,18 @@ from pathlib import Path
 from typing import Any
 
 import click
+import measuring
 import torch
-from builtin_networks import generator_config
-from measuring import (
-    Program,
-    as_help,
-    describe_machine,
-    format_machine,
-    format_rate,
-    json_option,
-    measure_rounds,
-    print_result,
-)
+from generator_choice import chosen_weights, generator_options
 from naive_render import NAIVE_BATCH, Naive, load_published_module
-from pytorch_pretrained_biggan import BigGAN, BigGANConfig
-from safetensors.torch import save_file
-from torch import nn
 
 from shards.console import Count, format_table
 from shards.folder import lock_dataset
 from shards.markers import scan_markers
 from shards.quantities import format_bytes
-from synthgen.adapters import generator_info
-from synthgen.adapters.architecture import PUBLISHED_CONFIGS, count_flops
+from synthgen.adapters.architecture import count_flops
 from synthgen.adapters.compiling import compile_passes
-from synthgen.adapters.folded_biggan import remove_spectral_norms
-from synthgen.adapters.weight_files import find_weights, require_weights
+from synthgen.adapters.weight_files import require_weights
 from synthgen.arithmetic import reproducible_arithmetic, set_forward_threads
 from synthgen.config import RenderConfig
 from synthgen.devices import choose_device, count_encode_threads, count_forward_threads
@@ -66,28 +50,6 @@ SECONDS_OF_A_RUN = {"cpu": 10, "cuda": 20}
 """Of bare forward passes: the end of a render, up to a second however long it is, must not decide a ratio."""
 MOST_NAIVE_IMAGES = 2_000
 PACKAGES = ("synthgen", "torch", "numpy", "simplejpeg", "pillow", "pytorch-pretrained-biggan")
-
-
-def write_random_weights(name: str, folder: Path) -> Path:
-    """A weights file and its configuration, as the package lays them out, of a network with the published arithmetic.
-
-    A fresh network gives NaN: its spectral norms start far off, and the last norm's weights are not set at all.
-    """
-    found = find_weights(name) if name not in PUBLISHED_CONFIGS else None
-    config = found.config if found else PUBLISHED_CONFIGS.get(name) or generator_config("small")
-    torch.manual_seed(0)
-    network = BigGAN(BigGANConfig.from_dict(dict(config))).requires_grad_(False).train()
-    nn.init.ones_(network.generator.bn.weight)
-    nn.init.zeros_(network.generator.bn.bias)
-    for _ in range(10):  # each pass in training mode brings the norms one step closer
-        images = network(torch.randn(1, network.config.z_dim), torch.eye(network.config.num_classes)[:1], 1.0)
-    assert images.isfinite().all(), "the warmed network still overflows"
-    state = {key: tensor.half().contiguous() for key, tensor in remove_spectral_norms(network).state_dict().items()}
-    weights = folder / f"{name}.safetensors"
-    save_file(state, weights)
-    card = {"config": dict(config), "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
-    (folder / f"{name}.json").write_text(json.dumps(card))
-    return folder
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -193,36 +155,12 @@ class EndToEnd:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Program
+# measuring.Program
 
-main = Program()
-
-
-def generator_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Decorates a command with the options that `chosen_weights` needs, and --device."""
-    for option in (
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1."),
-        click.option("--random-weights", is_flag=True, help="Needs no weights: the arithmetic, on meaningless images."),
-        click.option("--weights", type=click.Path(path_type=Path), help="As in synthgen render."),
-        click.option("--generator", default="biggan-deep-32", show_default=True, help="One of `synthgen generators`."),
-    ):
-        command = option(command)
-    return command
+main = measuring.Program()
 
 
-def chosen_weights(generator: str, weights: Path | None, random_weights: bool, folder: Path) -> Path | None:
-    """Where the weights lie that the options ask for; None for the usual ones. Random ones are written into `folder`.
-
-    Raises:
-        ValueError: no such generator.
-    """
-    if weights is not None and random_weights:
-        raise click.UsageError("--weights and --random-weights exclude each other: give one of them")
-    generator_info(generator)
-    return write_random_weights(generator, folder) if random_weights else weights
-
-
-@main.command(help=as_help(__doc__))
+@main.command(help=measuring.as_help(__doc__))
 @generator_options
 @click.option("--images", type=Count(), help="Images of a run.  [default: 10 s of bare passes; GPU: 20 s]")
 @click.option(
@@ -232,7 +170,7 @@ def chosen_weights(generator: str, weights: Path | None, random_weights: bool, f
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16.")
 @click.option("--compile", is_flag=True, help="Compiled passes, as synthgen render --compile.")
 @click.option("--repeats", type=Count(), default="3", show_default=True, help="Rounds; rates are their medians.")
-@json_option
+@measuring.json_option
 def measure(
     generator: str, weights: Path | None, random_weights: bool, naive_images: int | None, as_json: bool, **options: Any
 ) -> None:
@@ -241,7 +179,7 @@ def measure(
         weights = chosen_weights(generator, weights, random_weights, folder)
         result = run_benchmark(generator, weights, folder, naive_images=naive_images, **options)
     result["weights"] = "random" if random_weights else str(weights or "default")
-    print_result(result, format_report(result), as_json=as_json)
+    measuring.print_result(result, format_report(result), as_json=as_json)
 
 
 def run_benchmark(
@@ -260,7 +198,7 @@ def run_benchmark(
     """The rounds, and everything that the table says."""
     place = choose_device(device)
     gpu = torch.cuda.get_device_name(place) if place.type == "cuda" else None
-    machine = describe_machine(PACKAGES, gpu=gpu)
+    machine = measuring.describe_machine(PACKAGES, gpu=gpu)
     began = time.perf_counter()
     config = RenderConfig(
         n=1,
@@ -290,7 +228,7 @@ def run_benchmark(
     for warm_up in (limit, bare, *short):
         warm_up()
     contestants = {"limit": limit, "bare": bare, "end to end": end_to_end, "naive": naive}
-    rates = measure_rounds(contestants, repeats=repeats, label="rendering")
+    rates = measuring.measure_rounds(contestants, repeats=repeats, label="rendering")
 
     flops = count_flops(require_weights(name, weights).config)
     return {
@@ -333,7 +271,7 @@ def format_report(result: dict[str, Any]) -> list[str]:
         ours = result["images_per_second"] / result[key]
         count = result["naive_images"] if share is None else result["images"]
         percent = "" if share is None else f"{share:.1%}"
-        rows.append((title, format_rate(result[key]), f"{ours:.3f}", percent, f"{count}"))
+        rows.append((title, measuring.format_rate(result[key]), f"{ours:.3f}", percent, f"{count}"))
     busy = ", ".join(f"{stage} {share:.1%}" for stage, share in result["busy_shares"].items())
     return [
         f"{result['generator']}, {result['weights']} weights, on {result['device']} in {result['dtype']}, "
@@ -349,8 +287,8 @@ def format_report(result: dict[str, Any]) -> list[str]:
         f"{result['bytes_written'] / result['images']:.0f} bytes an image (naive: "
         f"{result['naive_bytes_per_image']:.0f}); {'loading and compiling' if result['compiled'] else 'loading'} took "
         f"{result['load_seconds']:.1f} s, not counted",
-        f"medians of {result['repeats']} rounds; {format_machine(result['machine'])[0]}",
-        format_machine(result["machine"])[1],
+        f"medians of {result['repeats']} rounds; {measuring.format_machine(result['machine'])[0]}",
+        measuring.format_machine(result["machine"])[1],
     ]
 
 

@@ -27,17 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+import measuring
 from bench_train import TrainTask, train_ours
-from measuring import (
-    Program,
-    as_help,
-    describe_machine,
-    format_machine,
-    format_rate,
-    json_option,
-    measure_rounds,
-    print_result,
-)
 from noise_dataset import write_dataset
 from opening import GROUPS_PER_SHARD, repeat_shard
 
@@ -82,7 +73,7 @@ def read_steps(task: TrainTask) -> float:
 
 def run_benchmark(tasks: dict[int, TrainTask], *, repeats: int) -> dict[str, Any]:
     """Rates and shares by size, and the smallest rate over the largest of them."""
-    machine = describe_machine(PACKAGES)
+    machine = measuring.describe_machine(PACKAGES)
     wait_shares: dict[int, list[float]] = defaultdict(list)
     numbers = count()
 
@@ -93,7 +84,7 @@ def run_benchmark(tasks: dict[int, TrainTask], *, repeats: int) -> dict[str, Any
 
     contestants = {f"reading/{size}": lambda size=size: read_steps(tasks[size]) for size in tasks}
     contestants |= {f"training/{size}": lambda size=size: train(size) for size in tasks}
-    rates = measure_rounds(contestants, repeats=repeats, label="sizes")
+    rates = measuring.measure_rounds(contestants, repeats=repeats, label="sizes")
     reading, training = ({size: rates[f"{kind}/{size}"] for size in tasks} for kind in ("reading", "training"))
     return {
         "slowest_over_fastest_step": min(training.values()) / max(training.values()),
@@ -104,10 +95,10 @@ def run_benchmark(tasks: dict[int, TrainTask], *, repeats: int) -> dict[str, Any
     }
 
 
-main = Program()
+main = measuring.Program()
 
 
-@main.command(help=as_help(__doc__))
+@main.command(help=measuring.as_help(__doc__))
 @click.option("--sizes", default="10k,130k,1.3M", show_default=True, help="Numbers of groups.")
 @click.option("--size", type=Count(), default="32", show_default=True, help="Pixels, height and width.")
 @click.option("--encoder", default="convnet-small", show_default=True, help="As in contrast train.")
@@ -117,7 +108,7 @@ main = Program()
 @click.option("--threads", type=Count(), help="Threads of a CPU operation.  [default: torch's choice]")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, auto.")
 @click.option("--repeats", type=Count(), default="3", show_default=True, help="Rounds; rates are their medians.")
-@json_option
+@measuring.json_option
 def measure(
     sizes: str,
     size: int,
@@ -153,17 +144,17 @@ def measure(
         }
         result = run_benchmark(tasks, repeats=repeats)
     result |= {"config": config.to_json(), "size": size, "workers": workers, "repeats": repeats}
-    print_result(result, format_report(result), as_json=as_json)
+    measuring.print_result(result, format_report(result), as_json=as_json)
 
 
 def format_report(result: dict[str, Any]) -> list[str]:
     """The table and what belongs under it."""
-    config, machine = result["config"], format_machine(result["machine"])
+    config, machine = result["config"], measuring.format_machine(result["machine"])
     rows = [
         (
             format_count(length),
-            format_rate(rate),
-            format_rate(result["views_per_second"][length]),
+            measuring.format_rate(rate),
+            measuring.format_rate(result["views_per_second"][length]),
             f"{result['data_wait_share'][length]:.1%}",
         )
         for length, rate in result["groups_per_second"].items()

@@ -25,18 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+import measuring
 import torch
 from bench_load import write_dataset
-from measuring import (
-    Program,
-    as_help,
-    describe_machine,
-    format_machine,
-    format_rate,
-    json_option,
-    measure_rounds,
-    print_result,
-)
 
 from contrast.assembly import find_facts
 from contrast.batches import GroupBatch, GroupBatches
@@ -170,7 +161,7 @@ def run_benchmark(task: TrainTask, *, repeats: int) -> dict[str, Any]:
     """Rates and ratios; what could not be measured is None, with a note."""
     device = task.device
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    machine = describe_machine(PACKAGES, gpu=gpu)
+    machine = measuring.describe_machine(PACKAGES, gpu=gpu)
     notes: dict[str, str] = {}
     wait_shares: list[float] = []
     folders = (task.scratch / f"run-{number}" for number in itertools.count())
@@ -194,7 +185,7 @@ def run_benchmark(task: TrainTask, *, repeats: int) -> dict[str, Any]:
     for warm_up in contestants.values():  # kernels are chosen, and compiled where asked
         warm_up()
     wait_shares.clear()
-    rates = measure_rounds(contestants, repeats=repeats, label="training")
+    rates = measuring.measure_rounds(contestants, repeats=repeats, label="training")
     return {
         "step_over_resident": rates["ours"] / rates["resident"],
         "step_over_lightly": rates["ours"] / rates["lightly"] if "lightly" in rates else None,
@@ -213,12 +204,12 @@ def run_benchmark(task: TrainTask, *, repeats: int) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Program
+# measuring.Program
 
-main = Program()
+main = measuring.Program()
 
 
-@main.command(help=as_help(__doc__))
+@main.command(help=measuring.as_help(__doc__))
 @click.option("--shards", "directory", type=click.Path(path_type=Path), help="A dataset to train on.")
 @click.option("--groups", type=Count(), help="Groups to train on.  [default: all; without --shards 4k]")
 @click.option("--encoder", default="convnet-small", show_default=True, help="As in contrast train.")
@@ -229,7 +220,7 @@ main = Program()
 @click.option("--compile", is_flag=True, help="As in contrast train.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, auto.")
 @click.option("--repeats", type=Count(), default="3", show_default=True, help="Rounds; rates are their medians.")
-@json_option
+@measuring.json_option
 def measure(
     directory: Path | None,
     groups: int | None,
@@ -264,14 +255,14 @@ def measure(
             scratch=Path(name),
         )
         result = run_benchmark(task, repeats=repeats)
-    print_result(result, format_report(result), as_json=as_json)
+    measuring.print_result(result, format_report(result), as_json=as_json)
 
 
 def format_report(result: dict[str, Any]) -> list[str]:
     """The table and what belongs under it."""
     config = result["config"]
     rates = result["views_per_second"]
-    rows = [(name, "-" if rate is None else format_rate(rate)) for name, rate in rates.items()]
+    rows = [(name, "-" if rate is None else measuring.format_rate(rate)) for name, rate in rates.items()]
     over_lightly = result["step_over_lightly"]
     return [
         f"{config['encoder']}, {result['size']} px, {config['steps']} steps of {config['batch_size']} groups of two "
@@ -282,8 +273,8 @@ def format_report(result: dict[str, Any]) -> list[str]:
         f"ours over resident {result['step_over_resident']:.3f}, ours over lightly "
         f"{'-' if over_lightly is None else f'{over_lightly:.2f}'}, waiting for data {result['data_wait_share']:.1%}",
         *(f"{name}: {note}" for name, note in result["notes"].items()),
-        f"medians of {result['repeats']} rounds; {format_machine(result['machine'])[0]}",
-        format_machine(result["machine"])[1],
+        f"medians of {result['repeats']} rounds; {measuring.format_machine(result['machine'])[0]}",
+        measuring.format_machine(result["machine"])[1],
     ]
 
 

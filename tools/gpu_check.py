@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from bench_render import chosen_weights, generator_options, run_benchmark
 from bench_render import format_report as format_speed
+from bench_render import run_benchmark
+from generator_choice import chosen_weights, generator_options
 from measuring import Program, as_help, json_option, print_result
 
 import synthgen

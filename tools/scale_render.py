@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import measuring
 import torch
 import torch.nn.functional as F
-from measuring import Program, as_help, describe_machine, format_machine, format_rate, json_option, print_result
 from torch import Tensor
 
 from shards.console import Count, format_table
@@ -236,7 +236,7 @@ def measure_scale(job: RenderJob, *, jobs: int, quiet: bool = False) -> dict[str
 def format_report(result: dict[str, Any]) -> list[str]:
     """The table of tenths, and what belongs under it."""
     rows = [
-        (f"{part * 100 // PARTS} %", format_rate(rate), format_bytes(size) if size else "")
+        (f"{part * 100 // PARTS} %", measuring.format_rate(rate), format_bytes(size) if size else "")
         for part, (rate, size) in enumerate(
             zip(result["rates_of_tenths"], result["memory_bytes_of_tenths"], strict=True), start=1
         )
@@ -247,21 +247,21 @@ def format_report(result: dict[str, Any]) -> list[str]:
         *format_table(("until", "groups/s", "memory"), rows),
         "",
         f"{result['groups']} groups of {result['image_size']} px in {result['shards']} shards: "
-        f"{format_rate(result['images_per_second'])} images/s; busy: {busy}",
+        f"{measuring.format_rate(result['images_per_second'])} images/s; busy: {busy}",
         f"last tenth over first {result['last_tenth_over_first']:.2f}, memory {result['memory_last_over_first']:.2f}; "
         f"peak {format_bytes(result['memory_bytes_peak'])}, before the first group "
         f"{format_bytes(result['memory_bytes_before'])}",
         f"{format_bytes(result['tar_bytes'])} of tars, {format_bytes(result['folder_bytes'])} on the disk, "
         f"manifest {format_bytes(result['manifest_bytes'])}",
         steps,
-        *format_machine(result["machine"]),
+        *measuring.format_machine(result["machine"]),
     ]
 
 
-main = Program()
+main = measuring.Program()
 
 
-@main.command(help=as_help(__doc__))
+@main.command(help=measuring.as_help(__doc__))
 @click.option("--n", type=Count(), default="100k", show_default=True, help="Groups.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder to render into, and keep.  [default: a temporary one]"
@@ -271,13 +271,13 @@ main = Program()
 @click.option("--shard-size", type=Count(), default="1000", show_default=True, help="Groups per tar.")
 @click.option("--batch-size", type=Count(), default="50", show_default=True, help="Groups per forward pass.")
 @click.option("--jobs", type=Count(), default="1", show_default=True, help="Processes that verify.")
-@json_option
+@measuring.json_option
 def measure(n: int, out: Path | None, jobs: int, as_json: bool, **options: int) -> None:
-    machine = describe_machine(PACKAGES)
+    machine = measuring.describe_machine(PACKAGES)
     with tempfile.TemporaryDirectory(prefix="scale-render-", dir=out.parent if out else None) as scratch:
         job = make_job(out or Path(scratch) / "dataset", n=n, **options)
         result = {**measure_scale(job, jobs=jobs, quiet=not sys.stderr.isatty() and as_json), "machine": machine}
-    print_result(result, format_report(result), as_json=as_json)
+    measuring.print_result(result, format_report(result), as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     class Mine(Objective):
         def build_head(self, feature_dim: int) -> nn.Module: ...
         def loss(self, outputs: Tensor, targets: Targets) -> Tensor: ...
+        def chance_loss(self) -> float: ...
 
 The loop asks for `num_images` images of every group, sends them through encoder and head in one forward, and hands the
 outputs back with the targets.
@@ -15,9 +16,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
+from contrast.batches import GroupBatch
+from contrast.devices import to_device
 from shards.canonical import JSON
+from shards.errors import DamageError
 
 if TYPE_CHECKING:
     from contrast.config import TrainConfig
@@ -72,6 +78,27 @@ class Objective(ABC):
     def __init__(self, config: TrainConfig, facts: GroupFacts) -> None:
         self.config, self.facts = config, facts
         self.num_images = 2 if self.takes_pairs else max(facts.num_images, 2 if self.is_of_pairs else 1)
+
+    def targets(self, batch: GroupBatch, device: torch.device) -> Targets:
+        """What the batch's groups are, on the device.
+
+        Raises:
+            DamageError: a label that is none of the dataset's classes, where the objective needs them.
+        """
+        known = np.array(self.facts.classes, dtype=np.int64)
+        unknown = np.flatnonzero(~np.isin(batch.labels, known))
+        if self.needs_classes and len(unknown):
+            row = unknown[0]
+            raise DamageError(
+                f"group {batch.indices[row]} has label {batch.labels[row]}, which is none of its dataset's classes: "
+                "shards verify says what to do"
+            )
+        return Targets(
+            groups=to_device(batch.indices, device),
+            classes=to_device(np.searchsorted(known, batch.labels), device),
+            num_images=self.num_images,
+            latents=None if batch.latents is None else to_device(batch.latents, device),
+        )
 
     @abstractmethod
     def build_head(self, feature_dim: int) -> nn.Module:

@@ -10,6 +10,7 @@ import bench_render
 import pytest
 import torch
 from click.testing import CliRunner
+from generator_choice import write_random_weights
 from naive_render import load_published_module
 
 import synthgen
@@ -19,7 +20,7 @@ QUICK = ["--images", "40", "--naive-images", "32", "--batch-size", "10", "--repe
 
 @pytest.fixture(scope="module")
 def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bench_render.write_random_weights("biggan-deep-32", tmp_path_factory.mktemp("weights"))
+    return write_random_weights("biggan-deep-32", tmp_path_factory.mktemp("weights"))
 
 
 def test_figures_are_positive_and_fit_together(random_weights: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import gpu_check
 import pytest
 import torch
-from bench_render import write_random_weights
 from click.testing import CliRunner
+from generator_choice import write_random_weights
 
 from synthgen.adapters.biggan import BigGANGenerator
 from synthgen.devices import find_compiler
@@ -21,7 +21,7 @@ PLAIN = [*QUICK, "--no-compile"]
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench_render.find_weights", lambda name: None)  # then the small network takes its place
+        patch.setattr("generator_choice.find_weights", lambda name: None)  # then the small network takes its place
         return write_random_weights("biggan-deep-32", tmp_path_factory.mktemp("weights"))
 
 
