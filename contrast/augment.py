@@ -269,7 +269,7 @@ def compile_operations(*, backend: str = "inductor") -> Transform:
         ValueError: there is no compiler for the CPU.
     """
     if backend == "inductor" and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
-        raise ValueError("--compile needs a C++ compiler: install g++, or leave --compile away")
+        raise ValueError("--compile needs a C++ compiler: install g++, or omit --compile")
     return torch.compile(_augment, fullgraph=True, dynamic=False, backend=backend)
 
 

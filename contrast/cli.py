@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from contrast.commands.choices import OBJECTIVES, OPTIMIZERS, POSITIVES, PRECISIONS, READERS
 from contrast.commands.compare import compare
 from contrast.commands.export import export
 from contrast.commands.images import images
@@ -65,14 +66,15 @@ def main() -> None:
     required=True,
     help="Dataset to learn from (synthgen render --out): a folder, or s3://, https://, hf://.",
 )
-@click.option("--out", required=True, type=FOLDER, help="Folder of the run. The same command again goes on with it.")
-@click.option("--n", type=Count(), help="The first so many groups only.  [default: all]")
-@click.option("--reader", help="tar, webdataset or ffcv.  [default: tar for a folder, webdataset for an address]")
+@click.option("--out", required=True, type=FOLDER, help="Folder of the run. Run the same command again to resume.")
+@click.option("--n", type=Count(), help="Use only the first N groups.  [default: all]")
+@click.option("--reader", type=click.Choice(READERS), help="[default: tar for a folder, webdataset for an address]")
 @click.option("--cache", type=FOLDER, help="Folder for shards from an address.  [default: the user's cache]")
 @click.option("--cache-bytes", type=Count(), help="Largest size of that folder, such as 200G.  [default: no limit]")
 @click.option("--beton", type=FOLDER, help="File of shards to-ffcv, for ffcv.  [default: SHARDS/groups.beton]")
 @click.option(
     "--objective",
+    type=click.Choice(OBJECTIVES),
     default="simclr",
     show_default=True,
     help="simclr: an anchor and a view attract each other; multi-positive: all images of a group; supcon: of a class; "
@@ -80,6 +82,7 @@ def main() -> None:
 )
 @click.option(
     "--positives",
+    type=click.Choice(POSITIVES),
     default="both",
     show_default=True,
     help="both: anchor and views, augmented; tx: the anchor alone, augmented; tz: anchor and views as they are; "
@@ -108,20 +111,24 @@ def main() -> None:
     type=Count(),
     default="1",
     show_default=True,
-    help="Learn from a batch in so many parts, each with its own loss: less memory, fewer images to compare with.",
+    help="Split each batch into K parts, each with its own loss: less memory, fewer images to compare with.",
 )
-@click.option("--optimizer", default="adamw", show_default=True, help="adamw, sgd or lars.")
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="adamw", show_default=True)
 @click.option(
     "--learning-rate",
     type=float,
-    help="Peak.  [default: 0.002 for adamw; per 256 groups of a batch 0.06 for sgd, 0.3 for lars]",
+    help="Peak learning rate.  [default: 0.002 for adamw; per 256 groups of a batch 0.06 for sgd, 0.3 for lars]",
 )
 @click.option("--weight-decay", type=float, help="[default: 0.05 for adamw; 0.0005 for sgd; 0.000001 for lars]")
 @click.option("--sync-batchnorm", is_flag=True, help="Batch normalisation over all processes; needs GPUs.")
-@click.option("--temperature", type=float, default=0.1, show_default=True, help="Of the loss.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of initial weights, order and augmentation.")
+@click.option("--temperature", type=float, default=0.1, show_default=True, help="Temperature of the contrastive loss.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of initial weights, order and augmentation.")
 @click.option(
-    "--precision", default="auto", show_default=True, help="float32, bfloat16, or what the device is fast at."
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="auto",
+    show_default=True,
+    help="auto: bfloat16 where it is fast.",
 )
 @click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1; auto takes a GPU where there is one."
@@ -142,8 +149,8 @@ def main() -> None:
 def train(as_json: bool, **options: Any) -> None:
     """Train an encoder on rendered groups.
 
-    Give the duration in exactly one of --samples, --steps and --epochs. Interrupted, the same command goes on where the
-    last checkpoint was; finished, it says so.
+    Give the duration in exactly one of --samples, --steps and --epochs. Interrupted, the same command resumes from the
+    last checkpoint.
     """
     import contrast
 
@@ -182,7 +189,7 @@ def train(as_json: bool, **options: Any) -> None:
 )
 @click.option("--data-train", help="Another source for the labelled training images; matched by class name.")
 @click.option("--data-root", type=FOLDER, help="Where a named dataset lies.  [default: the user's cache]")
-@click.option("--num-train", type=Count(), help="So many training labels, classes balanced.  [default: all]")
+@click.option("--num-train", type=Count(), help="Number of labelled training images, classes balanced.  [default: all]")
 @click.option("--groups", type=FOLDER, help="A dataset of shards for lidar, alignment and uniformity.")
 @click.option(
     "--scores",

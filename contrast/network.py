@@ -42,7 +42,7 @@ def in_parallel(network: nn.Module, place: Place, *, sync_batchnorm: bool) -> nn
     is_cuda = place.device.type == "cuda"
     if sync_batchnorm:
         if not is_cuda:
-            raise ValueError("--sync-batchnorm needs GPUs: leave it away on CPUs")
+            raise ValueError("--sync-batchnorm needs GPUs: omit it on CPUs")
         network = synchronise_batch_norm(network)
     return DistributedDataParallel(network, device_ids=[place.device.index] if is_cuda else None)
 
@@ -50,7 +50,7 @@ def in_parallel(network: nn.Module, place: Place, *, sync_batchnorm: bool) -> nn
 def synchronise_batch_norm(network: nn.Module) -> nn.Module:
     """The same network, parameters and names, with batch norms that share their statistics among processes.
 
-    timm has norms that apply an activation too. torch's own conversion would leave that away without a word; timm's
+    timm has norms that apply an activation too. torch's own conversion would drop it silently; timm's
     knows them.
     """
     plain = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

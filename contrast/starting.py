@@ -140,7 +140,7 @@ def configure_run(
         precision = begun.precision if begun is not None else fastest_precision(resolve_device(str(device)))
     provisional = TrainConfig(**{**chosen, "steps": 1, "precision": precision})  # refuses wrong settings first
     if provisional.positives == "tz" and chosen.get("augment", AugmentConfig()) != AugmentConfig():
-        raise ValueError("positives tz: these images are not augmented; leave --augment away, or use --positives both")
+        raise ValueError("positives tz: these images are not augmented; omit --augment, or use --positives both")
     defaults = default_settings(provisional.objective, provisional.optimizer, batch_size=provisional.batch_size)
     provisional = dataclasses.replace(provisional, **{k: v for k, v in defaults.items() if k not in chosen})
     count = steps_of(

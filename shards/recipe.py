@@ -28,7 +28,7 @@ class Recipe:
     views: tuple[Mapping[str, JSON], ...]
     """One entry per view: its policy and that policy's parameters."""
     seed: int
-    """Key of every draw."""
+    """Seed of every random draw."""
     image: Mapping[str, JSON]
     """size in pixels, format jpg or png; for jpg also quality (1 to 100) and subsampling (444, 422 or 420)."""
     store_latents: bool = False

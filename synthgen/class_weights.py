@@ -43,7 +43,7 @@ def parse_class_weights(
         ValueError: unreadable, a class twice or not selected, or weights that are not whole numbers above 0.
     """
     if not classes:
-        raise ValueError("this generator has no classes: leave --class-weights away")
+        raise ValueError("this generator has no classes: omit --class-weights")
     source, pairs = _split_pairs(selection)
     weights = dict.fromkeys(classes, 1)
     named = set()
@@ -52,7 +52,7 @@ def parse_class_weights(
         if label in named:
             raise ValueError(f"{source}: class {label} is given twice; give every class once")
         if label not in weights:
-            raise ValueError(f"{source}: class {label} is not among --classes; leave it away there, or add it here")
+            raise ValueError(f"{source}: class {label} is not among --classes; omit it there, or add it here")
         if not re.fullmatch(r"\d+", text, re.ASCII) or int(text) == 0:
             raise ValueError(
                 f"{source}: weight '{text}' of class {label}: give a whole number above 0; to leave a class out, use "

@@ -36,7 +36,7 @@ def parse_classes(
     if isinstance(selection, str) and selection.strip() == "all":
         return tuple(range(num_classes))
     if num_classes == 0:
-        raise ValueError("this generator has no classes: leave --classes away")
+        raise ValueError("this generator has no classes: omit --classes")
     source, words = _split_classes(selection, num_classes, class_names)
     ids = [find_class(word, source=source, num_classes=num_classes, class_names=class_names) for word in words]
     for repeated in (i for i in ids if ids.count(i) > 1):

@@ -73,7 +73,7 @@ def main() -> None:
     "--from",
     "manifest",
     type=click.Path(path_type=Path),
-    help="A manifest.json: render what it describes, then compare. It decides all but where files lie and who renders.",
+    help="A manifest.json: render it again and compare. It fixes every option but paths, devices and runners.",
 )
 @click.option(
     "--generator", help="One of `synthgen generators`, module:function, or FILE.pt2.  [default: biggan-deep-32]"
@@ -82,13 +82,13 @@ def main() -> None:
     "--weights", type=click.Path(path_type=Path), help="Folder or file of weights, in place of the usual ones."
 )
 @click.option(
-    "--classes", help="all, ids such as 0,3,7, names, imagenet100, or a file with one a line.  [default: all]"
+    "--classes", help="all, ids such as 0,3,7, names, imagenet100, or a file with one per line.  [default: all]"
 )
 @click.option(
-    "--class-weights", help="How often: 0:3,cat:2, or a file with one a line; others 1.  [default: all alike]"
+    "--class-weights", help="Relative frequency: 0:3,cat:2, or a file with one per line; others 1.  [default: uniform]"
 )
-@click.option("--truncation", type=float, help="In (0, 1]: less variety, better images.  [default: 1]")
-@click.option("--seed", type=int, help="Another seed, another dataset.  [default: 0]")
+@click.option("--truncation", type=float, help="In (0, 1]: lower gives better images, less variety.  [default: 1]")
+@click.option("--seed", type=int, help="Seed of every random draw.  [default: 0]")
 @click.option(
     "--views",
     help="How a view comes from its anchor: gaussian, independent, ball, angular, steer, directions, or a mixture "
@@ -101,8 +101,8 @@ def main() -> None:
     "[default: 0.3]",
 )
 @click.option("--radius", type=float, help="ball: longest step, in the unit of --std.  [default: 0.3]")
-@click.option("--degrees", type=float, help="angular: largest angle, drawn from 0 on.  [default: 20]")
-@click.option("--strength", type=float, help="steer: largest alpha, drawn either way.  [default: 1]")
+@click.option("--degrees", type=float, help="angular: largest angle; drawn from 0 up to it.  [default: 20]")
+@click.option("--strength", type=float, help="steer: largest alpha; drawn between its negative and it.  [default: 1]")
 @click.option("--edits", help="steer: which walks, such as zoom,brightness.  [default: all in the file]")
 @click.option(
     "--walks", type=click.Path(path_type=Path), help="steer: file of `synthgen steer train`.  [default: built-in]"
@@ -110,7 +110,7 @@ def main() -> None:
 @click.option("--directions", type=click.Path(path_type=Path), help="directions: file of `synthgen directions`.")
 @click.option("--num-views", type=int, help="Views per group, beside the anchor.  [default: 1]")
 @click.option("--size", type=int, help="Pixels, height and width.  [default: the generator's]")
-@click.option("--format", help="jpg or png.  [default: jpg]")
+@click.option("--format", type=click.Choice(("jpg", "png")), help="[default: jpg]")
 @click.option("--quality", type=int, help="jpg: 1 to 100.  [default: 95]")
 @click.option("--store-latents", is_flag=True, default=None, help="Keep each group's latents beside its images.")
 @click.option("--shard-size", type=Count(), help="Groups per tar.  [default: 1000]")
@@ -119,21 +119,21 @@ def main() -> None:
     help="auto (all GPUs, or the CPU), cuda:0,cuda:1, cpu, cpu:2 (two processes), or cuda:0,cuda:0 (two on one GPU, "
     "for small images).  [default: auto]",
 )
-@click.option("--dtype", help="auto, float32, bfloat16.  [default: auto]")
+@click.option("--dtype", type=click.Choice(("auto", "float32", "bfloat16")), help="[default: auto]")
 @click.option("--batch-size", type=int, help="Images per forward pass; fixed for a dataset.  [default: by device]")
 @click.option(
     "--compile/--no-compile",
     default=None,
-    help="Fuse the passes by torch.compile: 1.5 times as fast on a CPU with AMX (elsewhere try --dry-run), half a "
-    "minute to begin with, other last bits; fixed for a dataset.  [default: no]",
+    help="Fuse the forward passes with torch.compile: 1.5 times as fast on a CPU with AMX (elsewhere compare with "
+    "--dry-run), but half a minute to start, and other last bits; fixed for a dataset.  [default: no]",
 )
 @click.option("--task-index", type=int, help="Render one task's shards only, from 0 on.  [default: a Slurm array's]")
-@click.option("--task-count", type=int, help="Into how many tasks the job is cut.  [default: a Slurm array's]")
-@click.option("--runner", help="local, slurm, or ray: who runs the tasks.  [default: local]")
-@click.option("--tasks", type=int, help="slurm, ray: into how many tasks to cut the job.  [default: by the cluster]")
+@click.option("--task-count", type=int, help="Number of tasks that the job is split into.  [default: a Slurm array's]")
+@click.option("--runner", type=click.Choice(("local", "slurm", "ray")), help="Who runs the tasks.  [default: local]")
+@click.option("--tasks", type=int, help="slurm, ray: number of tasks to split the job into.  [default: by the cluster]")
 @click.option("--slurm", help="slurm: options of sbatch, such as partition=gpu,gpus_per_node=1,time=60.")
-@click.option("--dry-run", is_flag=True, help="Say what it would take, and write nothing.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--dry-run", is_flag=True, help="Print shards, bytes, time and disk space; write nothing.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
 def render(dry_run: bool, quiet: bool, **options: Any) -> None:
     """Render N groups into the folder OUT.
 

@@ -66,7 +66,7 @@ class RenderConfig:
     class_weights: str | Mapping[int | str, int] | None = None
     """0:3,cat:2, or a file with one class:weight per line; from Python also {0: 3}. Other classes have weight 1."""
     seed: int = 0
-    """Key of every draw."""
+    """Seed of every random draw."""
     size: int | None = None
     """Height and width of the stored images; None for the generator's own."""
     format: str = "jpg"
@@ -133,7 +133,7 @@ class RenderConfig:
             raise ValueError(f"format '{self.format}': give jpg or png")
         if self.quality is not None:
             if self.format != "jpg":
-                raise ValueError("quality belongs to jpg: leave --quality away, or give --format jpg")
+                raise ValueError("quality belongs to jpg: omit --quality, or give --format jpg")
             self._check_whole("quality", 1, 100)
 
     def _check_whole(self, name: str, lowest: int, highest: int) -> None:
@@ -147,11 +147,11 @@ class RenderConfig:
             raise ValueError(f"no runner '{self.runner}': choose one of {', '.join(RUNNERS)}")
         self._check_whole("tasks", 1, 100_000)
         if self.runner == "local" and self.tasks is not None:
-            raise ValueError("tasks belongs to the runners slurm and ray: leave --tasks away, or give --runner slurm")
+            raise ValueError("tasks belongs to the runners slurm and ray: omit --tasks, or give --runner slurm")
         if self.runner != "local" and (self.task_index is not None or self.task_count is not None):
             raise ValueError(f"the runner {self.runner} cuts the job itself: give --tasks, not --task-index")
         if self.slurm and self.runner != "slurm":
-            raise ValueError("slurm belongs to the runner slurm: leave --slurm away, or give --runner slurm")
+            raise ValueError("slurm belongs to the runner slurm: omit --slurm, or give --runner slurm")
         if self.slurm:
             parse_slurm_options(self.slurm)
 
@@ -241,7 +241,7 @@ def check_beside_manifest(given: Iterable[str]) -> None:
     for name in given:
         if name not in FREE_OPTIONS:
             option = name.replace("_", "-")
-            raise ValueError(f"--{option} is decided by the manifest: leave it away, or render without --from")
+            raise ValueError(f"--{option} is decided by the manifest: omit it, or render without --from")
 
 
 def parse_slurm_options(text: str) -> dict[str, str | int]:

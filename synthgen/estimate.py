@@ -73,7 +73,7 @@ class AbsentWeights(ValueError):
         self.generator, self.address, self.folder = generator, address, folder
         super().__init__(
             f"the weights of {generator} are not here; a render fetches them from {address}: "
-            "give weights, or leave dry_run away"
+            "give weights, or omit dry_run"
         )
 
     def lines(self) -> Iterator[str]:

@@ -60,7 +60,7 @@ def directions(
         raise ValueError(f"method '{method}': give one of {', '.join(METHODS)}")
     for name, value in (("layer", layer), ("samples", samples), ("truncation", truncation), ("seed", seed)):
         if method != "pca" and value is not None:
-            raise ValueError(f"{name} belongs to pca: leave --{name} away, or give --method pca")
+            raise ValueError(f"{name} belongs to pca: omit --{name}, or give --method pca")
     from synthgen.adapters.protocol import LayeredGenerator
     from synthgen.devices import choose_device
 

@@ -29,7 +29,7 @@ class Status:
 
     directory: str
     state: str
-    """finished, running, or stopped: shards are missing and nobody is at it."""
+    """finished, running, or stopped: shards are missing and no worker is running."""
     num_groups: int
     """Groups of the finished dataset."""
     groups_done: int
@@ -76,14 +76,14 @@ class Status:
         )
         if self.tars_damaged:
             damaged = format_things(self.tars_damaged, "tar")
-            yield f"  damaged   {damaged} missing or of another size: the same command again makes them anew"
+            yield f"  damaged   {damaged} missing or of another size: run the same command again to render them anew"
         if self.groups_per_second:
             left = "" if self.eta_seconds is None else f", {format_seconds(self.eta_seconds)} left"
             yield f"  rate      {self.groups_per_second:.1f} groups/s on {format_things(self.workers, 'worker')}{left}"
         for claim in self.claims[:_MOST_WORKERS_SHOWN]:
             yield (
                 f"  shard {claim.index:<6}{claim.groups_written} of {claim.count}: {claim.where}, "
-                f"heard of {format_seconds(claim.age_seconds)} ago"
+                f"last heartbeat {format_seconds(claim.age_seconds)} ago"
             )
         if len(self.claims) > _MOST_WORKERS_SHOWN:
             yield f"  and {len(self.claims) - _MOST_WORKERS_SHOWN} more (--json lists all)"
@@ -95,7 +95,7 @@ class Status:
         if len(self.failures) > _MOST_FAILURES_SHOWN:
             yield f"  and {len(self.failures) - _MOST_FAILURES_SHOWN} older failures (--json lists all)"
         if self.state == "stopped":
-            yield "  nobody is at it: run the same synthgen render again to go on"
+            yield "  no worker is running: run the same synthgen render again to resume"
 
 
 def status(directory: str | Path) -> Status:

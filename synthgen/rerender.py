@@ -53,7 +53,7 @@ def load_recorded_generator(
         raise ValueError(f"no generator made these images ({named}): there is nothing to render again")
     name, wanted = str(source["generator"]), str(source["weights_sha256"])
     if named is not None and name not in (named, Path(named).name):
-        raise ValueError(f"{name} made these images, not {named}: leave --generator away, or give --generator {name}")
+        raise ValueError(f"{name} made these images, not {named}: omit --generator, or give --generator {name}")
     if named is None and name not in GENERATORS and kind_of_name(name) == "function":
         raise ValueError(f"{name} made these images: if you trust that function, say so with --generator {name}")
     with explain_out_of_memory(device, batch_size=batch_size), on_device(device):

@@ -68,7 +68,7 @@ def choose_batch_size(
     if fixed is not None:
         if asked not in (None, fixed):
             raise ValueError(
-                f"{generator.name} was exported for batches of {fixed}: leave --batch-size away, or export it with a "
+                f"{generator.name} was exported for batches of {fixed}: omit --batch-size, or export it with a "
                 "dynamic batch"
             )
         return fixed

@@ -70,6 +70,46 @@ def test_every_command_has_examples_and_they_parse(path: str) -> None:
             command.make_context(line, words, parent=main)
 
 
+def registries() -> dict[tuple[str, str], tuple[str, ...]]:
+    """What each option with choices chooses from, as the code that takes it knows."""
+    import synthgen.config
+    import synthgen.devices
+    import synthgen.latent_directions
+    import synthgen.verification
+    from contrast import config, exporting, objectives, positives, readers
+    from shards import converting, pictures
+
+    train, render = "contrast train", "synthgen render"
+    return {
+        (train, "objective"): tuple(objectives.OBJECTIVES),
+        (train, "positives"): positives.POSITIVES,
+        (train, "reader"): readers.READERS,
+        (train, "optimizer"): config.OPTIMIZERS,
+        (train, "precision"): ("auto", *config.PRECISIONS),
+        ("contrast export", "format"): exporting.FORMATS,
+        (render, "format"): ("jpg", "png"),
+        (render, "dtype"): synthgen.devices.DTYPES,
+        (render, "runner"): synthgen.config.RUNNERS,
+        ("synthgen directions", "method"): synthgen.latent_directions.METHODS,
+        ("synthgen verify-render", "dtype"): synthgen.verification.DTYPES,
+        ("shards to-ffcv", "mode"): converting.MODES,
+        ("shards from-images", "format"): ("jpg", "png"),
+        ("shards from-images", "split"): pictures.SPLITS,
+    }
+
+
+def test_an_option_offers_what_is_there() -> None:
+    offered = {
+        (path, str(param.name)): tuple(param.type.choices)
+        for path, command in COMMANDS.items()
+        for param in command.params
+        if isinstance(param.type, click.Choice)
+    }
+    assert {key: sorted(choices) for key, choices in offered.items()} == {
+        key: sorted(choices) for key, choices in registries().items()
+    }
+
+
 def test_the_long_commands_have_headings() -> None:
     assert set(SECTIONED) == {"synthgen render", "contrast train", "contrast eval"}
 

@@ -190,7 +190,7 @@ def measure(
         return
     counts = parse_workers(workers)
     if directory is not None and size is not None:
-        raise click.UsageError("--size is for a dataset of its own: leave it away, or --shards")
+        raise click.UsageError("--size is for a dataset of its own: omit it, or --shards")
     with tempfile.TemporaryDirectory(prefix="bench-load-") as name:
         scratch = Path(name)
         groups = groups or OWN_GROUPS

@@ -20,7 +20,7 @@ from shards.console import echo_json, examples, json_option
 def compare(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
     """Print RUNS side by side, and draw their curves.
 
-    Side by side stand the settings in which they differ, steps, loss and scores.
+    The table has the settings in which the runs differ, and their steps, losses and scores.
     """
     import contrast
     from contrast.comparison import format_comparison

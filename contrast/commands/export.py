@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from contrast.commands.choices import EXPORT_FORMATS
 from shards.console import echo_json, examples, json_option
 from shards.quantities import format_bytes
 
@@ -19,7 +20,7 @@ FOLDER = click.Path(path_type=Path)
     )
 )
 @click.argument("run", type=FOLDER)
-@click.option("--format", required=True, help="torchvision, timm, safetensors or onnx.")
+@click.option("--format", required=True, type=click.Choice(EXPORT_FORMATS), help="See above.")
 @click.option("--out", required=True, type=FOLDER, help="File to write; its card goes beside it, with .json added.")
 @json_option
 def export(run: Path, format: str, out: Path, as_json: bool) -> None:
@@ -28,7 +29,7 @@ def export(run: Path, format: str, out: Path, as_json: bool) -> None:
     A card beside it says how to load it and scale its input; --json prints that card.
 
     torchvision: a state dict for torch.load; timm: the same as safetensors for timm.create_model; safetensors: of any
-    encoder, for this package; onnx: of any encoder, for onnxruntime. The projection head stays behind.
+    encoder, for this package; onnx: of any encoder, for onnxruntime. The projection head is not exported.
     """
     import contrast
 

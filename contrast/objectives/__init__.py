@@ -54,7 +54,7 @@ def build_objective(config: TrainConfig, facts: GroupFacts) -> Objective:
             "render with --store-latents, or use another --objective"
         )
     if objective.needs_latents and config.mix_share > 0:
-        raise ValueError(f"objective {config.objective}: real images have no latents; leave --mix away")
+        raise ValueError(f"objective {config.objective}: real images have no latents; omit --mix")
     if config.positives == "shuffled" and (objective.needs_classes or not objective.is_of_pairs):
         raise ValueError(
             f"positives shuffled: objective {config.objective} does not learn from pairs of one group; use simclr, "

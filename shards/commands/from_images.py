@@ -21,7 +21,11 @@ from shards.quantities import format_bytes, format_count, format_things
 )
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the dataset.")
-@click.option("--n", type=Count(), help="Groups to pack, classes balanced; more later grows it.  [default: all]")
+@click.option(
+    "--n",
+    type=Count(),
+    help="Groups to pack, classes balanced; raise it to grow the dataset.  [default: all]",
+)
 @click.option(
     "--split",
     type=click.Choice(["train", "test", "all"]),
@@ -29,7 +33,11 @@ from shards.quantities import format_bytes, format_count, format_things
     show_default=True,
     help="Without folders train/ and test/, every tenth image of a class is for testing.",
 )
-@click.option("--size", type=Count(), help="Pixels of a side: resized, then the centre.  [default: the images' own]")
+@click.option(
+    "--size",
+    type=Count(),
+    help="Height and width: resized, then centre-cropped.  [default: the images' own]",
+)
 @click.option(
     "--format",
     type=click.Choice(["png", "jpg"]),
@@ -39,7 +47,7 @@ from shards.quantities import format_bytes, format_count, format_things
 )
 @click.option("--quality", type=int, help="Of jpg, 1 to 100.  [default: 95]")
 @click.option("--shard-size", type=Count(), default="1000", show_default=True, help="Groups of a shard.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Key of the order of the images.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the order of the images.")
 @json_option
 def from_images(as_json: bool, **options: Any) -> None:
     """Pack the labelled images of SOURCE into a dataset.

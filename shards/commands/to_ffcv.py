@@ -19,14 +19,18 @@ from shards.quantities import format_bytes, format_things
 )
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write, such as DIR/groups.beton.")
-@click.option("--n", type=Count(), help="The first so many groups only.  [default: all]")
-@click.option("--mode", help="jpg: the JPEG files as they are; raw: pixels.  [default: jpg, for PNG datasets raw]")
+@click.option("--n", type=Count(), help="Use only the first N groups.  [default: all]")
+@click.option(
+    "--mode",
+    type=click.Choice(("jpg", "raw")),
+    help="jpg: the JPEG files as they are; raw: pixels.  [default: jpg, for PNG datasets raw]",
+)
 @json_option
 def to_ffcv(directory: Path, out: Path, n: int | None, mode: str | None, as_json: bool) -> None:
     """Convert DIR into a file in FFCV's format.
 
-    `contrast train --reader ffcv` reads it, and so does any FFCV loader. Nothing is compressed again. Beside the file,
-    OUT.json says of which dataset it is. Needs the extra ffcv: make setup-ffcv.
+    `contrast train --reader ffcv` reads it, and so does any FFCV loader. Nothing is compressed again. OUT.json, beside
+    the file, says which dataset it was made from. Needs the extra ffcv: make setup-ffcv.
     """
     from shards.converting import to_ffcv
 

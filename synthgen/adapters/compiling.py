@@ -94,7 +94,7 @@ def compile_passes(generator: Generator, *, batch_size: int, device: torch.devic
     Raises:
         ValueError: it cannot be compiled here, or compiled passes give other pictures; the message says what to do.
     """
-    name, fix = generator.name, "leave --compile away, or give --no-compile"
+    name, fix = generator.name, "omit --compile, or give --no-compile"
     if isinstance(generator, CompiledGenerator) and generator.place == (batch_size, device):
         return generator
     if not isinstance(generator, CompilableGenerator):

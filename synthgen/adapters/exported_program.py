@@ -50,7 +50,7 @@ def load_program(name: str, *, weights: Path | None, device: torch.device, dtype
             ) from error
     model = _ProgramModel(program, name, file.extra)
     if dtype not in ("auto", model.dtype):
-        raise ValueError(f"{name} was exported in {model.dtype}: leave --dtype away, or export it in {dtype}")
+        raise ValueError(f"{name} was exported in {model.dtype}: omit --dtype, or export it in {dtype}")
     model.place(program, device)
     return OwnGenerator(
         model, name=name, weights_sha256=file.sha256, dtype=model.dtype, fixed_batch_size=model.fixed_batch_size

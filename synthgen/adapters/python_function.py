@@ -43,9 +43,9 @@ def load_from_function(
     if weights is None and _needs_weights(function):
         raise ValueError(f"{name} needs weights: give a file or folder as --weights")
     if weights is not None and "weights" not in wanted:
-        raise ValueError(f"{name} takes no weights: leave --weights away, or give the function a keyword weights")
+        raise ValueError(f"{name} takes no weights: omit --weights, or give the function a keyword weights")
     if dtype not in ("auto", "float32") and "dtype" not in wanted:
-        raise ValueError(f"{name} takes no dtype: leave --dtype away, or give the function a keyword dtype")
+        raise ValueError(f"{name} takes no dtype: omit --dtype, or give the function a keyword dtype")
     digest = None
     if weights is not None:
         if not weights.exists():
@@ -75,7 +75,7 @@ def load_from_function(
     if stated is not None and digest not in (None, stated):
         raise ValueError(
             f"{name}: weights_sha256 is {str(stated)[:12]}…, and {weights} has {str(digest)[:12]}…: "
-            "give the file that belongs to it, or leave the attribute away"
+            "give the file that belongs to it, or omit the attribute"
         )
     return OwnGenerator(model, name=name, weights_sha256=digest or str(stated), dtype=number_format)
 

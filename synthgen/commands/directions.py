@@ -20,11 +20,15 @@ from synthgen.commands.model_options import given, model_options
     )
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The .safetensors file to write.")
-@click.option("--method", help="sefa (from the weights) or pca (from activations, as GANSpace).  [default: sefa]")
-@click.option("--k", type=int, help="How many, the strongest first.  [default: 10]")
+@click.option(
+    "--method",
+    type=click.Choice(("sefa", "pca")),
+    help="sefa: from the weights; pca: from activations, as GANSpace.  [default: sefa]",
+)
+@click.option("--k", type=int, help="Number of directions, the strongest first.  [default: 10]")
 @click.option("--layer", type=int, help="pca: 0, the first linear layer, or a block after it.  [default: 0]")
 @click.option("--samples", type=int, help="pca: latents to look at.  [default: 2000]")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
 @partial(model_options, draws="pca: ")
 def directions(quiet: bool, **options: Any) -> None:
     """Find latent directions without learning.

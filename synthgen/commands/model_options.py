@@ -20,7 +20,7 @@ def model_options(command: Callable[..., Any], *, draws: str = "") -> Callable[.
             "--weights", type=click.Path(path_type=Path), help="Folder or file of weights, in place of the usual ones."
         ),
         click.option("--truncation", type=float, help=f"{draws}In (0, 1].  [default: 1]"),
-        click.option("--seed", type=int, help=f"{draws}Key of every draw.  [default: 0]"),
+        click.option("--seed", type=int, help=f"{draws}Seed of every random draw.  [default: 0]"),
         click.option("--device", help="auto, cpu, cuda, cuda:1.  [default: auto]"),
     ]
     for option in reversed(options):

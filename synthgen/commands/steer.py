@@ -35,8 +35,8 @@ def steer() -> None:
 @click.option(
     "--edit", help="Of zoom,shift_x,shift_y,rotate,brightness,colour; a walk is learned for each.  [default: all]"
 )
-@click.option("--steps", type=int, help="Of 4 anchors, each walked along every edit.  [default: 600]")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--steps", type=int, help="Training steps, of 4 anchors each, walked along every edit.  [default: 600]")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
 @model_options
 def train(quiet: bool, **options: Any) -> None:
     """Learn a linear walk for every edit.

@@ -26,16 +26,24 @@ from shards.quantities import format_seconds, format_things
 @click.option("--groups", type=Count(), default="64", show_default=True, help="How many to render again.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Chooses them.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
-@click.option("--dtype", default="same", show_default=True, help="same as the dataset's, float32, bfloat16.")
+@click.option(
+    "--dtype",
+    type=click.Choice(("same", "float32", "bfloat16")),
+    default="same",
+    show_default=True,
+    help="same: the dataset's.",
+)
 @click.option("--compile/--no-compile", default=None, help="Compiled passes or not.  [default: as the dataset's]")
 @click.option("--generator", help="The dataset's generator, where it is a module:function that you trust to be run.")
 @click.option("--weights", type=click.Path(path_type=Path), help="As in synthgen render.")
 @click.option("--walks", type=click.Path(path_type=Path), help="As in synthgen render.")
 @click.option("--directions", type=click.Path(path_type=Path), help="As in synthgen render.")
 @click.option(
-    "--tolerance", type=float, help="Elsewhere: mean difference of an image, of 255.  [default: jpg 4, png 1.5]"
+    "--tolerance",
+    type=float,
+    help="In another environment: mean difference of an image, of 255.  [default: jpg 4, png 1.5]",
 )
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
 @json_option
 def verify_render(directory: Path, quiet: bool, as_json: bool, **options: Any) -> None:
     """Render a sample of DIR again; compare plan, bytes, pixels.

@@ -86,7 +86,7 @@ def make_policy(name: str, **parameters: Any) -> ViewPolicy:
     known = {field.name: field for field in fields(POLICIES[name])}  # type: ignore[arg-type]  # dataclasses, all of them
     for key in given:
         if key not in known:
-            raise ValueError(f"view policy '{name}' has no {key}: leave --{key.replace('_', '-')} away")
+            raise ValueError(f"view policy '{name}' has no {key}: omit --{key.replace('_', '-')}")
     for key, field in known.items():
         if key not in given and field.default is MISSING:
             raise ValueError(f"view policy '{name}' needs {key}: give --{key.replace('_', '-')}")

@@ -107,12 +107,12 @@ def choose_columns(
     parameters = {STRENGTHS[name][0] for name in names if name in STRENGTHS}
     for option, value in strengths.items():
         if value is not None and option not in parameters:
-            raise ValueError(f"none of the policies has {option}: leave --{option} away")
+            raise ValueError(f"none of the policies has {option}: omit --{option}")
     owners = {**POLICY_OF_FILE, "edits": "steer"}
     used = {name: _policies_in(name) for name in names}
     for option, owner in owners.items():
         if files.get(option) is not None and not any(owner in policies for policies in used.values()):
-            raise ValueError(f"none of the policies has {option}: leave --{option} away")
+            raise ValueError(f"none of the policies has {option}: omit --{option}")
     for name in names:
         own = {option: value for option, value in files.items() if owners[option] in used[name]}
         if name not in STRENGTHS:

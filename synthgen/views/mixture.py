@@ -37,7 +37,7 @@ class Mixture:
             raise ValueError("mixture: a mixture cannot hold another one; name its policies instead")
         weights = [check_number("weight", weight, 0, 1_000_000, such_as="0.5") for weight in self.weights]
         if 0 in weights:
-            raise ValueError("mixture: a weight of 0 draws nothing; leave that policy away")
+            raise ValueError("mixture: a weight of 0 draws nothing; omit that policy")
         total = math.fsum(weights)
         if abs(total - 1) > 1e-9:  # weights that add up to one stay as they were written
             weights = [weight / total for weight in weights]

@@ -45,11 +45,11 @@ def policy_from_options(
         return _make_with_files(views, numbers, files, generator)
     for name, value in numbers.items():
         if value is not None:
-            raise ValueError(f"mixture: write {name} beside its policy, as in {_MIXTURE_EXAMPLE}; leave --{name} away")
+            raise ValueError(f"mixture: write {name} beside its policy, as in {_MIXTURE_EXAMPLE}; omit --{name}")
     parsed = list(parse_mixture(views))
     for name, owner in POLICY_OF_FILE.items():
         if files[name] is not None and owner not in [policy for policy, _, _ in parsed]:
-            raise ValueError(f"mixture: none of its policies has {name}: leave --{name} away")
+            raise ValueError(f"mixture: none of its policies has {name}: omit --{name}")
     components = []
     for policy, parameters, _ in parsed:
         own = {name: files[name] for name, owner in POLICY_OF_FILE.items() if owner == policy}

@@ -65,11 +65,11 @@ def test_help_shows_examples(arguments: list[str]) -> None:
         ([], "exactly one of --samples, --steps and --epochs (given: none)"),
         (
             ["--steps", "5", "--objective", "magic"],
-            "unknown objective 'magic': choose one of simclr, multi-positive, supcon, vicreg",
+            "'magic' is not one of 'simclr', 'multi-positive', 'supcon', 'vicreg'",
         ),
         (["--steps", "5", "--encoder", "vgg"], "unknown encoder 'vgg'"),
         (["--steps", "5", "--encoder", "torchvision:alexnet"], "alexnet does not take images of 16 px"),
-        (["--steps", "5", "--positives", "tw"], "unknown positives 'tw': choose one of both, tx, tz, shuffled"),
+        (["--steps", "5", "--positives", "tw"], "'tw' is not one of 'both', 'tx', 'tz', 'shuffled'"),
         (["--steps", "5", "--objective", "inverter"], "render with --store-latents"),
         (["--steps", "5", "--mix", "photos:0.5"], "write real=DIR:SHARE"),
         (["--steps", "5", "--mix", "real=nowhere:0.5"], "no folder nowhere"),

@@ -156,7 +156,7 @@ def test_automatic_choices_are_made_once(groups: Path, tmp_path: Path) -> None:
         configure(epochs=2)
     blurred = {"batch_size": 32, "augment": "blur=0.5"}
     assert configure(steps=3, settings=blurred).augment.blur == 0.5
-    with pytest.raises(ValueError, match=r"positives tz: these images are not augmented; leave --augment away"):
+    with pytest.raises(ValueError, match=r"positives tz: these images are not augmented; omit --augment"):
         configure(steps=3, settings={**blurred, "positives": "tz"})
 
 

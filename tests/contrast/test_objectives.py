@@ -185,7 +185,7 @@ def test_heads() -> None:
         ({"objective": "supcon"}, {"classes": (0,)}, "supcon needs two classes or more .* use --objective simclr"),
         ({"objective": "supcon", "batch_size": 8, "accumulate": 8}, {}, "batch size 8 in 8 parts: the loss needs"),
         ({"objective": "inverter"}, {"latent_dim": None}, "inverter needs the latents .* --store-latents"),
-        ({"objective": "inverter", "mix_share": 0.5}, {}, "real images have no latents; leave --mix away"),
+        ({"objective": "inverter", "mix_share": 0.5}, {}, "real images have no latents; omit --mix"),
         ({"objective": "cross-entropy", "positives": "shuffled"}, {}, "cross-entropy does not learn from pairs of one"),
         ({"objective": "inverter", "positives": "shuffled"}, {}, "inverter does not learn from pairs of one group"),
         ({"objective": "supcon", "positives": "shuffled"}, {}, "supcon does not learn from .* simclr, multi-positive"),

@@ -86,7 +86,7 @@ def test_the_group_leaves_no_thread_behind(two_processes: Path) -> None:
 
 def test_synchronised_batch_norm_on_cpus_is_refused(two_processes: Path) -> None:
     result = torch.load(two_processes / "result.pt", weights_only=True)
-    assert result["refusal"] == "--sync-batchnorm needs GPUs: leave it away on CPUs"
+    assert result["refusal"] == "--sync-batchnorm needs GPUs: omit it on CPUs"
 
 
 def test_parts_of_a_mixed_batch_train_on_two_processes(two_processes: Path) -> None:

@@ -139,7 +139,7 @@ def test_a_list_longer_than_any_file_name_is_a_list() -> None:
 
 
 def test_weights_without_classes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no classes: leave --class-weights away"):
+    with pytest.raises(ValueError, match="no classes: omit --class-weights"):
         parse_class_weights("0:3", classes=(), num_classes=0)
     (tmp_path / "empty.txt").write_text("# nothing\n")
     with pytest.raises(ValueError, match=r"empty\.txt: no class:weight in it"):

@@ -173,7 +173,7 @@ def test_a_machine_without_a_compiler_is_told(
 ) -> None:
     monkeypatch.setenv("CXX", str(tmp_path / "absent"))
     assert describe_environment(CPU, compiled=True)["compiler"] == "none"
-    refused(run(tmp_path / "d", tiny_weights, "--compile"), "needs a C++ compiler", "leave --compile away")
+    refused(run(tmp_path / "d", tiny_weights, "--compile"), "needs a C++ compiler", "omit --compile")
     assert not list((tmp_path / "d").glob("data/*")) and not (tmp_path / "d" / "manifest.json").exists()
     assert run(tmp_path / "d", tiny_weights).exit_code == 0
     assert verify_render(fused, compile=False, weights=tiny_weights, device="cpu").ok
@@ -247,7 +247,7 @@ def leave_the_graph(images: torch.Tensor) -> torch.Tensor:
 
 @compiles
 def test_a_model_that_is_no_graph_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"mine:make cannot be compiled \(.*leave --compile away"):
+    with pytest.raises(ValueError, match=r"mine:make cannot be compiled \(.*omit --compile"):
         compile_passes(wrapped(leave_the_graph), batch_size=4, device=CPU)
 
 
@@ -267,7 +267,7 @@ def test_a_generator_without_a_bare_pass_is_refused() -> None:
     class Fixed:
         name = "fixed"
 
-    with pytest.raises(ValueError, match="fixed has no bare_pass to compile: leave --compile away"):
+    with pytest.raises(ValueError, match="fixed has no bare_pass to compile: omit --compile"):
         compile_passes(Fixed(), batch_size=4, device=CPU)  # type: ignore[arg-type]
 
 

@@ -107,7 +107,7 @@ def test_directions_are_written_and_named(tiny_weights: Path, tmp_path: Path, op
         ({"method": "ica"}, "method 'ica': give one of sefa, pca"),
         ({"k": 17}, "k 17: give a whole number from 1 to 16"),
         ({"k": 0}, "k 0"),
-        ({"layer": 1}, "layer belongs to pca: leave --layer away"),
+        ({"layer": 1}, "layer belongs to pca: omit --layer"),
         ({"samples": 10}, "samples belongs to pca"),
         ({"seed": 1}, "seed belongs to pca"),
         ({"truncation": 0.5}, "truncation belongs to pca"),

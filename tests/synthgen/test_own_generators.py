@@ -158,7 +158,7 @@ def test_weights_are_identified_or_refused(write_module: Module, tmp_path: Path)
         return synthgen.load_generator(f"weighty:{function}", weights=weights, device="cpu")
 
     assert load("none", None).weights_sha256 == load("path", tmp_path).weights_sha256 == "ab" * 32, "a folder has none"
-    with pytest.raises(ValueError, match="weighty:none takes no weights: leave --weights away"):
+    with pytest.raises(ValueError, match="weighty:none takes no weights: omit --weights"):
         load("none", tmp_path / "w.bin")
     with pytest.raises(ValueError, match=r"no weights .*absent: check the path"):
         load("path", tmp_path / "absent")

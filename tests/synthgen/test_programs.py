@@ -134,7 +134,7 @@ def test_bfloat16_is_kept_and_recorded(tmp_path: Path) -> None:
     manifest = synthgen.render(n=4, out=tmp_path / "d", generator=str(path), devices="cpu", quiet=True)
     assert manifest.render.dtype == "bfloat16"
     assert synthgen.render(n=4, out=tmp_path / "d", generator=str(path), devices="cpu", quiet=True) == manifest
-    with pytest.raises(ValueError, match=r"half\.pt2 was exported in bfloat16: leave --dtype away"):
+    with pytest.raises(ValueError, match=r"half\.pt2 was exported in bfloat16: omit --dtype"):
         load(path, dtype="float32")
 
 

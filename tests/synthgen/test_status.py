@@ -93,7 +93,7 @@ def test_tars_that_were_lost_or_cut_are_counted(render_task: Task, out: Path, wi
     assert (state.state, state.tars_damaged, state.shards_done, state.groups_done) == ("stopped", 3, 3, 60)
     said = CliRunner().invoke(main, ["status", str(out)]).stdout
     assert "shards    3 of 6 done, 0 in progress, 3 to do\n" in said
-    assert "damaged   3 tars missing or of another size: the same command again makes them anew" in said
+    assert "damaged   3 tars missing or of another size: run the same command again to render them anew" in said
     assert json.loads(CliRunner().invoke(main, ["status", str(out), "--json"]).stdout)["tars_damaged"] == 3
     render_task()
     state = synthgen.status(out)
@@ -135,7 +135,7 @@ def test_the_command_says_it_to_people_and_to_programs(render_task: Task, out: P
         "groups    50 of 110 (45%)",
         "shards    2 of 6 done, 1 in progress, 3 to do",
         "rate      5.0 groups/s on 1 worker, 12 s left",
-        "shard 3     10 of 20: task 0 of 3, cuda:1, pid 7 on node7, heard of",
+        "shard 3     10 of 20: task 0 of 3, cuda:1, pid 7 on node7, last heartbeat",
         "failed    shard 0,",
         "pid 9 on node7: out of memory",
     ):
@@ -152,8 +152,8 @@ def test_watching_a_render_that_nobody_works_on_ends(
     looks: list[float] = []
     monkeypatch.setattr(synthgen.commands.status, "time", SimpleNamespace(sleep=looks.append))
     result = CliRunner().invoke(main, ["status", str(out), "--watch"])
-    assert result.exit_code == 1 and len(looks) == 150 and "nobody was at it for five minutes" in result.stderr
-    assert result.stdout.count("nobody is at it: run the same synthgen render again to go on") == 151
+    assert result.exit_code == 1 and len(looks) == 150 and "no worker was running for five minutes" in result.stderr
+    assert result.stdout.count("no worker is running: run the same synthgen render again to resume") == 151
 
 
 def test_watching_ends_when_the_dataset_is_finished(

@@ -95,10 +95,10 @@ def test_no_task_and_half_a_task() -> None:
         ({"task_index": -1, "task_count": 4}, "task-index -1"),
         ({"task_index": 0, "task_count": 0}, "task-count 0"),
         ({"runner": "abacus"}, "no runner 'abacus': choose one of local, slurm, ray"),
-        ({"tasks": 4}, "leave --tasks away, or give --runner slurm"),
+        ({"tasks": 4}, "omit --tasks, or give --runner slurm"),
         ({"runner": "ray", "tasks": 0}, "tasks 0: give a whole number from 1"),
         ({"runner": "ray", "task_index": 0, "task_count": 2}, "the runner ray cuts the job itself: give --tasks"),
-        ({"slurm": "time=5"}, "leave --slurm away, or give --runner slurm"),
+        ({"slurm": "time=5"}, "omit --slurm, or give --runner slurm"),
         ({"runner": "slurm", "slurm": "time"}, "slurm 'time': give options of sbatch as name=value"),
     ],
 )

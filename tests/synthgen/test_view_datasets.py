@@ -169,7 +169,7 @@ def test_sheet_shows_the_views_that_a_dataset_would_have(tiny_weights: Path, tmp
     ("options", "words"),
     [
         (["--policy=spiral"], "no view policy 'spiral'"),
-        (["--policy=gaussian", "--radius=0.1"], "none of the policies has radius: leave --radius away"),
+        (["--policy=gaussian", "--radius=0.1"], "none of the policies has radius: omit --radius"),
         (["--policy=gaussian", "--walks=w.safetensors"], "none of the policies has walks"),
         (["--std=0.1,wide"], "std 0.1,wide: give numbers such as 0.1,0.2,0.5"),
         (["--std=-1"], "std -1.0"),

@@ -193,7 +193,7 @@ def test_options_make_policies(vectors: Callable[..., VectorSet]) -> None:
     [
         ("ball", {"radius": -1}, "radius -1: give a number from 0 to 100"),
         ("ball", {"radius": math.inf}, "radius inf: give a number"),
-        ("ball", {"std": 0.3}, "'ball' has no std: leave --std away"),
+        ("ball", {"std": 0.3}, "'ball' has no std: omit --std"),
         ("angular", {"degrees": 181}, "degrees 181: give a number from 0 to 180"),
         ("angular", {"degrees": True}, "degrees True"),
         ("steer", {"walks": "no.safetensors"}, "--walks no.safetensors: there is no such file"),
@@ -204,7 +204,7 @@ def test_options_make_policies(vectors: Callable[..., VectorSet]) -> None:
             "no walks for biggan-deep-128: make some with synthgen steer train",
         ),
         ("directions", {}, "'directions' needs directions: give --directions"),
-        ("gaussian", {"walks": "w.safetensors"}, "'gaussian' has no walks: leave --walks away"),
+        ("gaussian", {"walks": "w.safetensors"}, "'gaussian' has no walks: omit --walks"),
         ("mixture", {}, "write a mixture as mixture:gaussian"),
         ("mixture:", {}, "write a mixture as"),
         ("mixture:gaussian@1", {}, "two policies or more"),

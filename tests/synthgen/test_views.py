@@ -150,7 +150,7 @@ def test_a_recipe_entry_that_no_render_writes_is_named(entry: dict, message: str
 def test_wrong_policies_are_named() -> None:
     with pytest.raises(ValueError, match="no view policy 'spiral': choose one of gaussian, independent"):
         make_policy("spiral")
-    with pytest.raises(ValueError, match="'independent' has no std: leave --std away"):
+    with pytest.raises(ValueError, match="'independent' has no std: omit --std"):
         make_policy("independent", std=0.3)
     for std in (-0.1, float("nan"), float("inf"), True, "wide"):
         with pytest.raises(ValueError, match="give a number from 0 to 100"):
