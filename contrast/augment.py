@@ -40,8 +40,6 @@ from contrast.pixels import (
 from shards.numbers import check_number
 
 CPU_CHUNK = 64
-DRAWS = 2
-"""Version of `draw_augmentation`: of one configuration, seed and step another version draws something else."""
 CROP_ATTEMPTS = 10
 """Crops that are drawn for a sample until one lies within the image, as many as torchvision draws."""
 
@@ -183,7 +181,8 @@ def draw_augmentation(config: AugmentConfig, *, count: int, seed: int, step: int
     """Parameters for the `count` samples of the global batch of a step; a function of the arguments alone.
 
     Distributed as torchvision's RandomResizedCrop, ColorJitter (in a fixed order) and so on draw them; only that the
-    sides and the place of a crop are not rounded to pixels. Whoever changes what is drawn raises `DRAWS`.
+    sides and the place of a crop are not rounded to pixels. Whoever changes what is drawn raises
+    `contrast.run_folder.FORMAT`.
     """
     digest = hashlib.sha256(f"augment/{seed}/{step}".encode()).digest()
     generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -24,14 +24,21 @@ from torch.optim import Optimizer
 
 from contrast.config import TrainConfig
 from contrast.network import TrainedNetwork
-from contrast.run_folder import CHECKPOINT_NAME, RunRecord
+from contrast.run_folder import CHECKPOINT_NAME, FORMAT, RunRecord
 from contrast.trained_on import TrainedOn
 from shards.atomic import write_atomically
 from shards.canonical import first_difference, shorten
 from shards.errors import DamageError, describe_error
 
-FORMAT = 1
-_PARTS = {"config": dict, "step": int, "loss": float, "encoder": Mapping, "head": Mapping, "optimizer": dict}
+_PARTS = {
+    "config": dict,
+    "trained_on": dict,
+    "step": int,
+    "loss": float,
+    "encoder": Mapping,
+    "head": Mapping,
+    "optimizer": dict,
+}
 _UNREADABLE = (
     zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError,
     ValueError, KeyError, IndexError, TypeError, AttributeError, zlib.error,
@@ -96,8 +103,7 @@ def load_run(run: Path, record: RunRecord) -> dict[str, Any]:
         saved = TrainConfig.from_json(state["config"])
         if not 0 <= state["step"] <= saved.steps:
             raise ValueError(f"its step is {state['step']} of {saved.steps}")
-        # Checkpoints of earlier versions do not say.
-        trained_on = TrainedOn(**state["trained_on"]) if "trained_on" in state else None
+        trained_on = TrainedOn(**state["trained_on"])
     except (KeyError, TypeError, ValueError) as error:
         raise _damage(path, error) from error
     difference = first_difference(  # the encoder first: it says most
@@ -106,8 +112,9 @@ def load_run(run: Path, record: RunRecord) -> dict[str, Any]:
         one_is="in the checkpoint",
         other_is="in config.json",
     )
-    if difference is None and trained_on is not None:
-        difference = trained_on.difference(record.trained_on, one_is="in the checkpoint", other_is="in config.json")
+    difference = difference or trained_on.difference(
+        record.trained_on, one_is="in the checkpoint", other_is="in config.json"
+    )
     if difference is not None:
         raise ValueError(
             f"{path} is of another {'encoder' if saved.encoder != record.config.encoder else 'run'} "
@@ -150,7 +157,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or "format" not in state:
         raise DamageError(f"{path} is not a checkpoint of contrast train: restore it, or remove it and train again")
     if state["format"] != FORMAT:
-        raise ValueError(f"{path} is of format {state['format']}, this version reads {FORMAT}: update the package")
+        raise ValueError(f"{path} is of format {state['format']}, this version reads {FORMAT}: train anew")
     return state
 
 

@@ -126,8 +126,6 @@ class Comparison:
                 f"Alignment tx is by each run's own augmentation, which differs here ({', '.join(augmentation)}): "
                 "it does not compare the encoders."
             )
-        if len({e.groups.augment_draws for e in aligned if e.groups}) > 1:
-            lines.append("Alignment tx was taken by versions that draw augmentation differently: score the runs again.")
         if self.scored_midway:
             lines.append(
                 f"Not scored at the last step, as the column says: {', '.join(self.scored_midway)}. "
@@ -283,7 +281,6 @@ def _flatten(record: RunRecord) -> dict[str, JSON]:
             flat[prefix] = value
 
     walk("", record.config.to_json())
-    walk("augment_draws", record.augment_draws)
     walk("trained_on", record.trained_on.to_json())
     return flat
 

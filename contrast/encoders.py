@@ -7,16 +7,19 @@ features = encoder(images)            # [B, 3, 32, 32] -> [B, 512]
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from contrast.backbones import SMALL_IMAGE_SIZE, build_backbone, check_backbone_name, replace_small_stem, split_name
+from contrast.backbones import build_backbone, check_backbone_name, split_name
 
 # What the backbone sees has roughly zero mean and unit variance for natural images. In the usual (images - mean) / std:
 # mean SHIFT / SCALE = 0.5 and std 1 / SCALE = 0.25 in every channel.
 SCALE, SHIFT = 4.0, 2.0
+
+_ALIASES = {"resnet18": "torchvision:resnet18", "resnet50": "torchvision:resnet50"}
+ENCODERS = ("convnet-small", *_ALIASES)
+"""Names of encoders, beside torchvision:NAME and timm:NAME."""
 
 
 class Encoder(nn.Module):
@@ -54,10 +57,10 @@ def build_encoder(name: str, *, image_size: int) -> Encoder:
         ValueError: there is no encoder of that name, or it does not take images of this size.
     """
     check_encoder(name)
-    if split_name(name) is not None:
-        backbone, feature_dim = build_backbone(name, image_size=image_size)
-        return Encoder(backbone, feature_dim=feature_dim)
-    return ENCODERS[name](image_size)
+    if name == "convnet-small":
+        return _convnet_small()
+    backbone, feature_dim = build_backbone(_ALIASES.get(name, name), image_size=image_size)
+    return Encoder(backbone, feature_dim=feature_dim)
 
 
 def check_encoder_fits(name: str, *, image_size: int) -> None:
@@ -67,7 +70,7 @@ def check_encoder_fits(name: str, *, image_size: int) -> None:
             build_backbone(name, image_size=image_size)
 
 
-def _convnet_small(image_size: int) -> Encoder:
+def _convnet_small() -> Encoder:
     """Five 3x3 convolutions, 1.6 M parameters, 19 million multiply-adds at 32 px.
 
     Halves the resolution first: a layer at the full 32 px costs more than it gives at this size.
@@ -82,27 +85,6 @@ def _convnet_small(image_size: int) -> Encoder:
         ]
         channels_in = channels
     return Encoder(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), feature_dim=channels_in)
-
-
-def _resnet(name: str) -> Callable[[int], Encoder]:
-    def build(image_size: int) -> Encoder:
-        import torchvision
-
-        network = getattr(torchvision.models, name)(weights=None)
-        feature_dim: int = network.fc.in_features
-        network.fc = nn.Identity()
-        if image_size <= SMALL_IMAGE_SIZE:
-            replace_small_stem(network)
-        return Encoder(network, feature_dim=feature_dim)
-
-    return build
-
-
-ENCODERS: dict[str, Callable[[int], Encoder]] = {
-    "convnet-small": _convnet_small,
-    "resnet18": _resnet("resnet18"),
-    "resnet50": _resnet("resnet50"),
-}
 
 
 def count_parameters(module: nn.Module) -> int:

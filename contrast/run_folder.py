@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from contrast.augment import DRAWS
 from contrast.config import TrainConfig
 from contrast.runlog import METRICS_NAME
 from contrast.trained_on import TrainedOn
@@ -33,7 +32,8 @@ CHECKPOINT_NAME = "checkpoint.pt"
 ENVIRONMENT_NAME = "environment.json"
 EVALUATION_NAME = "evaluate.json"
 LOCK_NAME = ".lock"
-FORMAT = 1
+FORMAT = 2
+"""Of a run's folder. It grows, too, when the same configuration comes to mean other steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +42,11 @@ class RunRecord:
 
     config: TrainConfig
     trained_on: TrainedOn
-    augment_draws: int = DRAWS
-    """See contrast.augment.DRAWS; runs of another version are scored, but not gone on with."""
 
     def to_json(self) -> dict[str, JSON]:
         """Plain mapping, fit for json.dumps."""
         return {
             "format": FORMAT,
-            "augment_draws": self.augment_draws,
             "trained_on": self.trained_on.to_json(),
             "config": self.config.to_json(),
         }
@@ -66,12 +63,11 @@ def read_run(run: Path) -> RunRecord:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
-            raise ValueError(f"{path} is of format {data['format']}, this version reads {FORMAT}: update the package")
-        return RunRecord(
-            config=TrainConfig.from_json(data["config"]),
-            trained_on=TrainedOn(**data["trained_on"]),
-            augment_draws=data.get("augment_draws", 1),
-        )
+            raise ValueError(
+                f"{path} is of format {data['format']}, this version reads {FORMAT}: use the version of the "
+                "package that wrote it, or train anew"
+            )
+        return RunRecord(config=TrainConfig.from_json(data["config"]), trained_on=TrainedOn(**data["trained_on"]))
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{run} is not a run (no {CONFIG_NAME}): give the folder of contrast train --out") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, AttributeError) as error:
@@ -127,16 +123,6 @@ def _check_record(run: Path, record: RunRecord) -> None:
     if difference is not None:
         raise ValueError(
             f"{run} is a run of another configuration ({difference}): choose another --out or ask for the same"
-        )
-
-
-def check_draws(run: Path) -> None:
-    """Raises ValueError where a run's steps so far were augmented by other draws than this version's."""
-    begun = read_run(run)
-    if begun.augment_draws != DRAWS and begun.config.positives != "tz":
-        raise ValueError(
-            f"{run} was begun by a version of this package that draws its augmentation otherwise: choose another "
-            "--out, or go on with that version"
         )
 
 

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from contrast.config import TrainConfig
-from contrast.mixing import seed_of_real
 from shards.canonical import JSON, canonical_json, first_difference, normalised_numbers, shorten
 from shards.dataset import GroupDataset
 from shards.recipe import Recipe
 
 STREAMED = ("shard_size", "num_processes")
-"""Fields of TrainedOn that streamed runs alone have; those of earlier versions lack them."""
-_DERIVED = ("anchors_id", "latents_id", "content_sha256", "split")
+"""Fields of TrainedOn that streamed runs alone have."""
+_DERIVED = ("latents_id", "content_sha256", "split")
 DERIVED = (*_DERIVED, *(f"mixed_{name}" for name in _DERIVED))
-"""Fields of TrainedOn that follow from the recipes; runs of earlier versions lack them."""
+"""Fields of TrainedOn that follow from the recipes."""
 _PINS = ("recipe_id", "num_groups", *_DERIVED)
 """What is said of every dataset that a run reads."""
 
@@ -31,10 +30,9 @@ class SeenGroups:
 
     recipe_id: str
     num_groups: int
-    anchors_id: str | None
-    latents_id: str | None
+    latents_id: str
     classes: frozenset[int]
-    """Class ids; of images without classes, and where they are not known, none."""
+    """Class ids; of images without classes, and of the real images in the batches, none."""
     content_sha256: str | None
     split: str | None
 
@@ -49,19 +47,14 @@ class TrainedOn:
     image_size: int
     class_names: dict[str, str]
     """Class id, as text, to name."""
-    anchors_id: str | None = None
-    """See `hash_anchors`."""
-    latents_id: str | None = None
+    latents_id: str
     """See `hash_latents`."""
     content_sha256: str | None = None
     """See `content_of`."""
     mixed_recipe_id: str | None = None
     """Recipe of the real images in the batches, where there are any."""
     mixed_num_groups: int | None = None
-    mixed_anchors_id: str | None = None
     mixed_latents_id: str | None = None
-    mixed_seed: int | None = None
-    """Of the real images' order. Runs of a version that took another one are not gone on with."""
     mixed_content_sha256: str | None = None
     split: str | None = None
     """See `split_of`."""
@@ -85,7 +78,7 @@ class TrainedOn:
         left_out = set(DERIVED)
         for name in STREAMED:
             if None in (getattr(self, name), getattr(other, name)):
-                left_out.add(name)  # a shuffled run, which the order tells, or a streamed one of an earlier version
+                left_out.add(name)  # a shuffled run: `order` tells it from a streamed one
         mine, theirs = (
             {"trained_on": {name: value for name, value in groups.to_json().items() if name not in left_out}}
             for groups in (self, other)
@@ -109,7 +102,6 @@ def describe_groups(
     mixed: dict[str, Any] = {}
     if real is not None:
         mixed = {f"mixed_{name}": value for name, value in _pins(real).items()}
-        mixed["mixed_seed"] = seed_of_real(config.seed)
     return TrainedOn(
         **_pins(dataset),
         num_images=dataset.num_images,
@@ -125,32 +117,21 @@ def _pins(dataset: GroupDataset) -> dict[str, JSON]:
     return {
         "recipe_id": recipe.id,
         "num_groups": len(dataset),
-        "anchors_id": hash_anchors(recipe),
         "latents_id": hash_latents(recipe),
         "content_sha256": content_of(recipe),
         "split": split_of(recipe),
     }
 
 
-def hash_anchors(recipe: Recipe) -> str:
-    """sha256 (hex) of what decides the anchor of group i: datasets that differ in views or codec alone have the same.
-
-    Their recipe ids differ, but whoever was trained on one of them has seen the anchors of the other.
-    """
-    return _hash({"source": recipe.source, "classes": list(recipe.classes), "seed": recipe.seed})
-
-
 def hash_latents(recipe: Recipe) -> str:
     """sha256 (hex) of what decides the anchor of group i beside its label.
 
-    Datasets of other classes, or of other class weights, have the same anchors wherever their labels agree.
+    Datasets that differ in views, codec, classes or class weights have other recipe ids, and yet the same anchors
+    wherever their labels agree: whoever was trained on one of them has seen the anchors of the other.
     """
     source = {name: value for name, value in recipe.source.items() if name != "class_weights"}
-    return _hash({"source": source, "seed": recipe.seed})
-
-
-def _hash(deciding: JSON) -> str:
-    return hashlib.sha256(canonical_json(normalised_numbers(deciding)).encode()).hexdigest()
+    deciding = normalised_numbers({"source": source, "seed": recipe.seed})
+    return hashlib.sha256(canonical_json(deciding).encode()).hexdigest()
 
 
 def content_of(recipe: Recipe) -> str | None:

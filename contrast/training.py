@@ -32,7 +32,7 @@ from contrast.objectives import OBJECTIVES, Objective, build_objective
 from contrast.optimizer import build_optimizer, learning_rate_at, set_learning_rate
 from contrast.readers import check_order
 from contrast.recording import Recording
-from contrast.run_folder import RunRecord, check_draws, open_run, read_environment
+from contrast.run_folder import RunRecord, open_run, read_environment
 from contrast.run_options import RunOptions, TrainSummary
 from contrast.trained_on import TrainedOn, describe_groups
 from shards.progress import Progress
@@ -121,7 +121,6 @@ def run_steps(
         f"{config.precision}, {device}"
     )
     if first_step > 0:
-        check_draws(run)
         progress.note(f"{run}: going on from step {first_step} of {config.steps}")
         starts = read_environment(run) if place.is_first and config.positives != "tz" else None
         if starts and bool(starts[-1].get("compiled", False)) != options.compile:

@@ -21,8 +21,9 @@ from types import ModuleType
 from shards.atomic import write_atomically
 from shards.canonical import JSON, canonical_json, parse_json, shorten
 from shards.errors import DamageError
-from shards.manifest import FORMAT, Manifest
+from shards.manifest import Manifest
 
+FORMAT = 2
 BETON_NAME = "groups.beton"
 """The file's name in a dataset's folder, unless another place is given."""
 _SHARD_DIGITS = 16
@@ -45,19 +46,19 @@ class BetonRecord:
     bytes: int
     """Size of the FFCV file."""
     # A recipe says nothing of number format, batch and device, which decide the last bits: what follows tells renders
-    # of one recipe apart. Records of earlier versions are without it, and are believed.
-    render: Mapping[str, JSON] | None = None
+    # of one recipe apart.
+    render: Mapping[str, JSON]
     """The render settings, as in the manifest."""
-    shard_size: int | None = None
-    shards: str | None = None
+    shard_size: int
+    shards: str
     """The first 16 digits of the sha256 of every shard that is whole in the dataset and in this file, one after the
     other: growing the dataset changes none of them."""
-    fingerprint: str | None = None
-    """See fingerprint_of; files of other datasets are often of one size. Records of earlier versions are without it."""
+    fingerprint: str
+    """See fingerprint_of; files of other datasets are often of one size."""
 
     def __post_init__(self) -> None:
-        of_text = ("shards", str | None), ("fingerprint", str | None)
-        for name, kind in (("recipe_id", str), ("num_groups", int), ("bytes", int), *of_text):
+        of_text = (("recipe_id", str), ("shards", str), ("fingerprint", str))
+        for name, kind in (*of_text, ("num_groups", int), ("bytes", int), ("shard_size", int)):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} is {shorten(getattr(self, name))}")
 
@@ -128,7 +129,7 @@ def read_beton_record(beton: str | Path) -> BetonRecord:
     size = Path(beton).stat().st_size
     if size != record.bytes:
         raise DamageError(f"{beton} has {size} bytes, not {record.bytes}; run shards to-ffcv again")
-    if record.fingerprint is not None and record.fingerprint != fingerprint_of(Path(beton)):
+    if record.fingerprint != fingerprint_of(Path(beton)):
         raise DamageError(f"{beton} was altered, or is not the file that {path} is of; run shards to-ffcv again")
     return record
 
@@ -184,9 +185,9 @@ def check_beton(beton: str | Path, manifest: Manifest, *, num_groups: int) -> Be
 
 def _render_difference(record: BetonRecord, manifest: Manifest) -> str | None:
     """What tells the file's images from those of a dataset of its recipe; None where nothing that both have does."""
-    if record.render is not None and record.render != manifest.render.to_json():
+    if record.render != manifest.render.to_json():
         return f"{canonical_json(record.render)} in the file, {canonical_json(manifest.render.to_json())} asked for"
-    if record.shards is None or record.shard_size != manifest.shard_size:
+    if record.shard_size != manifest.shard_size:
         return None
     there = digits_of_shards(manifest, manifest.num_groups)
     for start in range(0, min(len(record.shards), len(there)), _SHARD_DIGITS):

@@ -59,7 +59,7 @@ def completed_shards(directory: Path, *, recipe: Recipe, render: RenderSettings,
 def check_markers(
     directory: Path, markers: Mapping[int, Marker], manifest: Manifest, *, most_tars: int | None = None
 ) -> None:
-    """Refuses markers of complete shards that a finished dataset's manifest, of the same recipe, gives the lie to.
+    """Refuses markers of complete shards that contradict a finished dataset's manifest, of the same recipe.
 
     A shard that was lost and rendered again elsewhere, or has grown, has other bytes than the manifest says: then its
     tar is what its marker says. Only tars about which the two disagree are read.

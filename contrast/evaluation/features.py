@@ -69,8 +69,6 @@ def cached_features(
     buffer = io.BytesIO()
     np.savez(buffer, features=features)
     folder.mkdir(parents=True, exist_ok=True)
-    for earlier in folder.glob("*.npy"):  # of versions before this format: nobody reads it any more
-        earlier.unlink(missing_ok=True)
     write_atomically(path, buffer.getvalue())
     return features
 

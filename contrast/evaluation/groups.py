@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-from contrast.augment import DRAWS, AugmentConfig, augment, draw_augmentation
+from contrast.augment import AugmentConfig, augment, draw_augmentation
 from contrast.evaluation.geometry import alignment, lidar, uniformity
 from contrast.evaluation.overlap import doubt_encoder, num_groups_seen
 from contrast.evaluation.results import ROW_TITLES, GroupScore, GroupScores
@@ -59,7 +59,6 @@ class HeldGroups:
             num_images=self.images.shape[1],
             notes=(*self.notes, *doubt_lidar(self, scores), *notes),
             scores=scores,
-            augment_draws=DRAWS,
         )
 
 

@@ -14,7 +14,7 @@ import hashlib
 import numpy as np
 
 from contrast.images import LabelledImages
-from contrast.trained_on import SeenGroups, TrainedOn, content_of, hash_anchors, hash_latents, split_of
+from contrast.trained_on import SeenGroups, TrainedOn, content_of, hash_latents, split_of
 from shards.dataset import GroupDataset
 from shards.recipe import Recipe
 
@@ -51,7 +51,7 @@ def share_anchors(train: GroupDataset, test: GroupDataset) -> bool:
         ValueError: both hold the same real images, in two orders.
     """
     ours, theirs = train.manifest.recipe, test.manifest.recipe
-    if _anchors_agree(hash_anchors(ours), hash_latents(ours), frozenset(ours.classes), theirs):
+    if _anchors_agree(hash_latents(ours), frozenset(ours.classes), theirs):
         return True
     if ours.is_real and content_of(ours) == content_of(theirs):
         raise ValueError(
@@ -72,18 +72,16 @@ def num_groups_seen(trained_on: TrainedOn, dataset: GroupDataset) -> int:
 
 def _num_seen_of(part: SeenGroups, dataset: GroupDataset) -> int:
     recipe = dataset.manifest.recipe
-    if part.recipe_id == recipe.id or _anchors_agree(part.anchors_id, part.latents_id, part.classes, recipe):
+    if _anchors_agree(part.latents_id, part.classes, recipe):
         return part.num_groups
     return len(dataset) if part.content_sha256 is not None and part.content_sha256 == content_of(recipe) else 0
 
 
-def _anchors_agree(anchors_id: str | None, latents_id: str | None, classes: frozenset[int], recipe: Recipe) -> bool:
+def _anchors_agree(latents_id: str, classes: frozenset[int], recipe: Recipe) -> bool:
     """Whether groups of a recipe have anchors that others, known by these, have under the same index.
 
     Of two lists of classes it is not looked up which groups have one label in both: all may.
     """
-    if anchors_id == hash_anchors(recipe):
-        return True
     return latents_id == hash_latents(recipe) and bool(not classes or classes.intersection(recipe.classes))
 
 

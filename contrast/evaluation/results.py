@@ -18,7 +18,7 @@ from shards.atomic import write_atomically
 from shards.canonical import JSON
 from shards.errors import DamageError
 
-FORMAT = 2
+FORMAT = 3
 ROWS = ("pixels", "random", "trained")
 ROW_TITLES = {"pixels": "raw pixels", "random": "untrained encoder", "trained": "trained encoder"}
 
@@ -74,8 +74,8 @@ class TestScores:
     notes: tuple[str, ...]
     scores: dict[str, Score]
     """By row: trained, and with controls pixels and random."""
-    content_sha256: str | None = None
-    """Of all labelled and test images as the encoder was given them, and of their labels; earlier versions lack it."""
+    content_sha256: str
+    """Of all labelled and test images as the encoder was given them, and of their labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +95,7 @@ class GroupScores:
     """Scores on the groups of a dataset, which need no labelled images."""
 
     dataset: str
+    recipe_id: str
     first: int
     """Index of the first group looked at."""
     num_groups: int
@@ -102,10 +103,6 @@ class GroupScores:
     """Of a group: anchor and views."""
     notes: tuple[str, ...]
     scores: dict[str, GroupScore]
-    recipe_id: str | None = None
-    """Earlier versions lack it."""
-    augment_draws: int = 1
-    """Of alignment tx: see contrast.augment.DRAWS. Earlier versions do not say."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ def source_of_test(test: TestScores) -> Source:
         f"tested on {test.evaluated_on}",
         f"labels from {test.trained_with}",
         f"{test.num_classes} classes",
-        f"images {_start(test.content_sha256)}",
+        f"images {test.content_sha256[:12]}",
     )
 
 
@@ -70,12 +70,8 @@ def source_of_groups(groups: GroupScores) -> Source:
         f"groups of {groups.dataset}",
         f"groups {_range_of(groups)}",
         f"{groups.num_images} images each",
-        f"recipe {_start(groups.recipe_id)}",
+        f"recipe {groups.recipe_id[:12]}",
     )
-
-
-def _start(sha256: str | None) -> str:
-    return "not recorded" if sha256 is None else sha256[:12]
 
 
 def name_sources(sources: Iterable[Source]) -> dict[Source, str]:

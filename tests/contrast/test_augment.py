@@ -14,7 +14,6 @@ from torchvision import transforms
 from torchvision.transforms.v2 import functional as reference
 
 from contrast.augment import (
-    DRAWS,
     AugmentConfig,
     AugmentDraws,
     augment,
@@ -32,6 +31,7 @@ from contrast.pixels import (
     gaussian_blur,
     solarize,
 )
+from contrast.run_folder import FORMAT
 
 
 def random_images(count: int = 4, height: int = 20, width: int = 20, seed: int = 0) -> Tensor:
@@ -158,8 +158,8 @@ def test_draws_depend_on_seed_and_step_alone() -> None:
 
 
 def test_draws_of_the_defaults_are_those_of_every_cpu_and_of_this_version() -> None:
-    """Other draws would make other runs of the same configuration."""
-    assert DRAWS == 2
+    """Other draws would make other runs of the same configuration: they need another format of the run's folder."""
+    assert FORMAT == 2
     draws = draw_augmentation(AugmentConfig(), count=512, seed=3, step=17)
     values = torch.stack([getattr(draws, f.name).double() for f in dataclasses.fields(draws)[:10]])
     assert hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16] == "30e10b7f732639dc"

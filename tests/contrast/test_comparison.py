@@ -122,7 +122,7 @@ def test_other_images_under_the_same_words_are_another_column(runs: tuple[Path, 
 def test_other_groups_of_one_dataset_are_another_column(
     runs: tuple[Path, Path, Path], tmp_path: Path, change: dict[str, int]
 ) -> None:
-    groups = {"dataset": "d", "first": 0, "num_groups": 30, "num_images": 2, "notes": []}
+    groups = {"dataset": "d", "recipe_id": "0" * 64, "first": 0, "num_groups": 30, "num_images": 2, "notes": []}
     groups["scores"] = {"trained": {"lidar": 5.0}}
     a, b, c = (
         with_scores(runs[0], tmp_path / name, groups=groups | changed)
@@ -137,13 +137,10 @@ def test_other_groups_of_one_dataset_are_another_column(
 
 
 def test_alignment_by_different_augmentations_is_no_comparison(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    groups = {"dataset": "d", "first": 0, "num_groups": 30, "num_images": 2, "notes": []}
+    groups = {"dataset": "d", "recipe_id": "0" * 64, "first": 0, "num_groups": 30, "num_images": 2, "notes": []}
     groups["scores"] = {"trained": {"alignment": {"tx": 0.1, "tz": 0.2}}}
     a, b = (with_scores(runs[0], tmp_path / name, groups=groups) for name in ("a", "b"))
     assert not any("Alignment tx" in line for line in compare_runs([a, b]).remarks())
-    newer = with_scores(runs[0], tmp_path / "newer", groups={**groups, "augment_draws": 2})
-    expected = "Alignment tx was taken by versions that draw augmentation differently: score the runs again."
-    assert expected in compare_runs([a, newer]).remarks()
     record = json.loads((b / "config.json").read_text())
     record["config"]["augment"]["jitter"] = 0.5
     (b / "config.json").write_text(json.dumps(record))
@@ -153,7 +150,14 @@ def test_alignment_by_different_augmentations_is_no_comparison(runs: tuple[Path,
 
 
 def test_every_note_stands_under_the_table_with_its_runs(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    groups = {"dataset": "d", "first": 0, "num_groups": 30, "num_images": 2, "scores": {"trained": {"lidar": 5.0}}}
+    groups = {
+        "dataset": "d",
+        "recipe_id": "0" * 64,
+        "first": 0,
+        "num_groups": 30,
+        "num_images": 2,
+        "scores": {"trained": {"lidar": 5.0}},
+    }
     seen = "the encoder was trained on 20 of these 30 groups"
     unfinished = "the run is not finished: step 4 of 6"
     a = with_scores(

@@ -178,7 +178,9 @@ def test_a_run_keeps_the_precision_that_it_began_with(groups: Path, tmp_path: Pa
 
     for precision in ("float32", "bfloat16"):
         run = tmp_path / precision
-        trained_on = TrainedOn(recipe_id="x", num_groups=96, num_images=2, image_size=16, class_names={})
+        trained_on = TrainedOn(
+            recipe_id="x", latents_id="l", num_groups=96, num_images=2, image_size=16, class_names={}
+        )
         begun = TrainConfig(steps=3, precision=precision)
         with open_run(run, RunRecord(config=begun, trained_on=trained_on)):
             (run / "checkpoint.pt").touch()

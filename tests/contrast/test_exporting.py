@@ -118,7 +118,7 @@ def test_safetensors_carry_the_card(runs: dict[str, Path], tmp_path: Path) -> No
         ("timm:resnet10t", "torchvision", "encoder timm:resnet10t is no model of torchvision"),
         ("torchvision:mobilenet_v3_small", "timm", "encoder torchvision:mobilenet_v3_small is no model of timm"),
         ("torchvision:mnasnet0_5", "safetensors", "encoder torchvision:mnasnet0_5 does not load from tensors alone"),
-        ("convnet-small", "tflite", "unknown format 'tflite': choose one of torchvision, timm, safetensors, onnx"),
+        ("convnet-small", "tflite", "'tflite' is not one of 'torchvision', 'timm', 'safetensors', 'onnx'"),
     ],
 )
 def test_formats_that_do_not_hold_an_encoder(

@@ -132,7 +132,7 @@ def test_only_what_is_scored_is_decoded_and_it_is_the_subset_of_all(
     read_image, batch = sources.read_image, GroupDataset.batch
     monkeypatch.setattr(sources, "read_image", lambda path: (decoded.append(1), read_image(path))[1])
     monkeypatch.setattr(GroupDataset, "batch", lambda self, rows: (decoded.append(len(rows)), batch(self, rows))[1])
-    trained_on = TrainedOn(recipe_id="0", num_groups=1, num_images=1, image_size=16, class_names={})
+    trained_on = TrainedOn(recipe_id="0", latents_id="l", num_groups=1, num_images=1, image_size=16, class_names={})
     knn = online.OnlineKnn(
         every=1,
         last_step=1,

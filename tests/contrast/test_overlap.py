@@ -18,20 +18,30 @@ from contrast.evaluation.overlap import find_copies
 from contrast.evaluation.sources import load_pair
 from contrast.images import LabelledImages
 from contrast.run_folder import RunRecord, open_run, read_run
-from contrast.trained_on import TrainedOn, describe_groups, hash_anchors, hash_latents
+from contrast.trained_on import TrainedOn, describe_groups, hash_latents
 from shards.dataset import GroupDataset
 from tests.contrast.noise_pictures import write_noise
 
 
 def trained_on(dataset: GroupDataset, num_groups: int) -> TrainedOn:
-    recipe_id = dataset.manifest.recipe.id
-    return TrainedOn(recipe_id=recipe_id, num_groups=num_groups, num_images=2, image_size=16, class_names={})
+    recipe = dataset.manifest.recipe
+    return TrainedOn(
+        recipe_id=recipe.id,
+        latents_id=hash_latents(recipe),
+        num_groups=num_groups,
+        num_images=2,
+        image_size=16,
+        class_names={},
+    )
 
 
 def test_real_images_that_were_mixed_into_training_are_not_tested_on(groups: Path) -> None:
-    recipe_id = GroupDataset(groups).manifest.recipe.id
-    generated = TrainedOn(recipe_id="0" * 64, num_groups=500, num_images=2, image_size=16, class_names={})
-    mixed = dataclasses.replace(generated, mixed_recipe_id=recipe_id, mixed_num_groups=90)
+    dataset = GroupDataset(groups)
+    generated = dataclasses.replace(trained_on(dataset, 500), recipe_id="0" * 64, latents_id="0" * 64)
+    recipe = dataset.manifest.recipe
+    mixed = dataclasses.replace(
+        generated, mixed_recipe_id=recipe.id, mixed_latents_id=hash_latents(recipe), mixed_num_groups=90
+    )
     assert len(load_pair(str(groups), image_size=16, trained_on=generated)[1]) == 19
     assert len(load_pair(str(groups), image_size=16, trained_on=mixed)[1]) == 6
 
@@ -72,13 +82,8 @@ def test_anchors_seen_in_a_dataset_with_other_views_or_classes_are_not_tested_on
         num_groups=90,
         num_images=2,
         image_size=16,
-        class_names={},
-        anchors_id=hash_anchors(other.manifest.recipe),
-    )
-    record = dataclasses.replace(
-        record,
-        latents_id=hash_latents(other.manifest.recipe),
         class_names={str(label): name for label, name in other.class_names.items()},
+        latents_id=hash_latents(other.manifest.recipe),
     )
     train, test = load_pair(str(groups), image_size=16, trained_on=record)
     assert (len(train), len(test)) == (90, 6)

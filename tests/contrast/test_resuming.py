@@ -19,7 +19,6 @@ from contrast.config import TrainConfig
 from contrast.run_folder import open_run, read_run
 from contrast.run_options import RunOptions
 from contrast.runlog import read_metrics
-from contrast.trained_on import DERIVED, STREAMED
 from contrast.training import train_encoder
 
 QUIET = RunOptions(device="cpu", quiet=True, log_every=2, checkpoint_seconds=0)
@@ -100,14 +99,3 @@ def test_a_streamed_run_keeps_the_shard_size_and_the_processes_that_it_began_wit
     # The shuffled order does not know of shards, nor of processes.
     assert read_run(tmp_path / "tar").trained_on.num_processes is None
     assert contrast.train(shards=sizes[16], out=tmp_path / "tar", reader="tar", **options).steps_now == 0
-
-
-def test_runs_of_earlier_versions_go_on(groups: Path, make_groups: Callable[..., Path], tmp_path: Path) -> None:
-    options = {"shards": groups, "out": tmp_path / "run", "mix": f"real={make_groups(seed=3, num_groups=20)}:0.25"}
-    options |= {"batch_size": 16, "steps": 1, "reader": "webdataset", "device": "cpu", "quiet": True}
-    contrast.train(**options)
-    record = json.loads((tmp_path / "run" / "config.json").read_text())
-    for name in (*STREAMED, *DERIVED):  # which they did not record
-        del record["trained_on"][name]
-    (tmp_path / "run" / "config.json").write_text(json.dumps(record))
-    assert contrast.train(**options).steps_now == 0

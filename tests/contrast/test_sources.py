@@ -11,7 +11,7 @@ from PIL import Image
 
 import shards
 from contrast.evaluation.sources import load_pair
-from contrast.trained_on import TrainedOn, hash_anchors
+from contrast.trained_on import TrainedOn, hash_latents
 from shards.dataset import GroupDataset
 from shards.errors import DamageError
 from tests.contrast.noise_pictures import write_noise
@@ -129,7 +129,7 @@ def test_packed_real_images_are_real_and_held_apart_from_what_was_trained_on(
         num_images=1,
         image_size=8,
         class_names={},
-        anchors_id=hash_anchors(dataset.manifest.recipe),
+        latents_id=hash_latents(dataset.manifest.recipe),
     )
     _, rest = load_pair(str(packed / "train"), image_size=8, trained_on=seen)
     assert rest.name.startswith("images 30…35 of")

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import shards
 from shards import DamageError, GroupDataset, Manifest, Recipe
-from shards.beton import BetonRecord, check_beton, fingerprint_of, read_beton_record, require_ffcv
+from shards.beton import FORMAT, BetonRecord, check_beton, fingerprint_of, read_beton_record, require_ffcv
 from shards.cli import main
 from shards.manifest import load_manifest
 from shards.recipe import RenderSettings
@@ -69,7 +69,7 @@ def test_the_record_says_of_which_groups_the_file_is(
     with pytest.raises(DamageError, match="run shards to-ffcv again"):
         read_beton_record(out)
     path = Path(f"{out}.json")
-    path.write_text(json.dumps({"format": 1, "recipe": "?"}))
+    path.write_text(json.dumps({"format": FORMAT, "recipe": "?"}))
     with pytest.raises(DamageError, match="was altered"):
         read_beton_record(out)
     path.unlink()
@@ -99,7 +99,7 @@ def beton(shared_dataset: Path, tmp_path: Path) -> Path:
 
 
 def write_record(beton: Path, record: dict[str, Any]) -> None:
-    Path(f"{beton}.json").write_text(json.dumps({"format": 1, **record}))
+    Path(f"{beton}.json").write_text(json.dumps({"format": FORMAT, **record}))
 
 
 @needs_ffcv
@@ -132,14 +132,14 @@ def test_another_render_of_the_recipe_is_refused_and_a_grown_or_smaller_dataset_
     check_beton(beton, replace(manifest, shards=other_end), num_groups=9)  # the last one may grow
 
 
-def test_a_record_of_an_earlier_version_is_believed_and_one_of_other_types_is_damage(
+def test_a_record_of_another_format_is_refused_and_one_of_other_types_is_damage(
     beton: Path, shared_dataset: Path
 ) -> None:
     manifest = load_manifest(shared_dataset)
     record = read_beton_record(beton).to_json()
-    earlier = {name: record[name] for name in record if name not in ("render", "shard_size", "shards", "fingerprint")}
-    write_record(beton, earlier)
-    assert check_beton(beton, manifest, num_groups=9).shards is None
+    write_record(beton, {**record, "format": 1})
+    with pytest.raises(ValueError, match="of another version's format: write the file again"):
+        check_beton(beton, manifest, num_groups=9)
     for field, value in (("recipe_id", None), ("num_groups", "9"), ("bytes", [4]), ("shards", 5), ("fingerprint", 5)):
         write_record(beton, {**record, field: value})
         with pytest.raises(DamageError, match=rf"was altered \(TypeError: {field} is "):
@@ -216,7 +216,7 @@ def test_mistakes_are_one_line(tmp_path: Path, build: Callable[..., Manifest], r
     build(tmp_path / "png", 4, recipe=recipe(image={"size": 8, "format": "png"}))
     for options, message in (
         (["png", "--out", "d.beton", "--mode", "jpg"], "use --mode raw"),
-        (["png", "--out", "d.beton", "--mode", "zip"], "unknown mode 'zip': choose jpg or raw"),
+        (["png", "--out", "d.beton", "--mode", "zip"], "'zip' is not one of 'jpg', 'raw'"),
         (["png", "--out", "png"], "is a folder: name a file"),
         (["png", "--out", "no/d.beton"], "create it first"),
         (["png", "--out", "d.beton", "--n", "5"], "holds 4 groups"),

@@ -178,7 +178,7 @@ def test_mistakes_are_one_line(
 ) -> None:
     other = package_layout(tmp_path / "other", network_maker(seed=1))
     for options, words in (
-        (["--dtype=int4"], "dtype 'int4': give one of same, float32, bfloat16"),
+        (["--dtype=int4"], "'int4' is not one of 'same', 'float32', 'bfloat16'"),
         (["--groups=0"], "'0'"),
         (["--seed=-1"], "seed -1"),
         (["--tolerance=300"], "tolerance 300"),
