@@ -103,7 +103,7 @@ def load_run(run: Path, record: RunRecord) -> dict[str, Any]:
         saved = TrainConfig.from_json(state["config"])
         if not 0 <= state["step"] <= saved.steps:
             raise ValueError(f"its step is {state['step']} of {saved.steps}")
-        trained_on = TrainedOn(**state["trained_on"])
+        trained_on = TrainedOn.from_json(state["trained_on"])
     except (KeyError, TypeError, ValueError) as error:
         raise _damage(path, error) from error
     difference = first_difference(  # the encoder first: it says most

@@ -25,7 +25,6 @@ from contrast.evaluation.tables import (
 from contrast.html import fill_template, svg_element
 from contrast.run_folder import RunRecord, read_run
 from contrast.runlog import read_metrics
-from contrast.trained_on import DERIVED
 from shards.atomic import write_atomically
 from shards.canonical import JSON, shorten
 from shards.console import format_table
@@ -274,14 +273,18 @@ def _flatten(record: RunRecord) -> dict[str, JSON]:
     flat: dict[str, JSON] = {}
 
     def walk(prefix: str, value: JSON) -> None:
-        if isinstance(value, dict) and prefix != "trained_on.class_names":
+        if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+            value = dict(enumerate(value))
+        if isinstance(value, dict):
             for name, item in value.items():
                 walk(f"{prefix}.{name}" if prefix else name, item)
-        elif prefix.removeprefix("trained_on.") not in ("class_names", *DERIVED):  # the recipe ids have them
+        else:
             flat[prefix] = value
 
     walk("", record.config.to_json())
-    walk("trained_on", record.trained_on.to_json())
+    groups = record.trained_on.settings()
+    del groups["class_names"]  # the recipe has the classes
+    walk("trained_on", groups)
     return flat
 
 

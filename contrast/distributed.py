@@ -6,6 +6,7 @@ with process_group("cpu") as place:
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ import torch.distributed.nn.functional
 from torch import Tensor
 
 from contrast.devices import resolve_device
+from shards.canonical import JSON, canonical_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +45,11 @@ class Place:
             value = value / self.world_size
         return float(value)
 
-    def agree(self, number: int) -> bool:
-        """Whether all processes have the same whole number."""
+    def agree(self, value: JSON) -> bool:
+        """Whether all processes have the same value."""
         if self.world_size == 1:
             return True
+        number = int(hashlib.sha256(canonical_json(value).encode()).hexdigest()[:15], 16)
         extremes = torch.tensor([number, -number], device=self.device)
         dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
         return int(extremes[0]) == -int(extremes[1])

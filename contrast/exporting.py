@@ -106,7 +106,7 @@ def _export(run: Path, format: str, out: Path) -> Exported:
         load=load,
         steps=steps,
         objective=record.config.objective,
-        recipe_id=record.trained_on.recipe_id,
+        recipe_id=record.trained_on.groups.recipe.id,
     )
     data = _to_bytes(encoder, exported, record)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from contrast.evaluation.results import ROW_TITLES, read_evaluation
@@ -17,6 +18,7 @@ from contrast.html import fill_template, svg_element
 from contrast.run_folder import RunRecord, read_environment, read_run
 from contrast.runlog import METRICS_NAME, read_metrics
 from shards.atomic import write_atomically
+from shards.canonical import JSON, shorten
 from shards.errors import DamageError
 from shards.quantities import format_count
 
@@ -95,10 +97,13 @@ def draw_loss_curve(metrics: list[dict[str, float]], *, objective: str) -> str:
 
 
 def _training_rows(record: RunRecord, metrics: list[dict[str, float]]) -> list[tuple[str, str]]:
+    recipe = record.trained_on.groups.recipe
     rows = [
         ("groups", format_count(record.trained_on.num_groups)),
         ("images per group", str(record.trained_on.num_images)),
-        ("recipe", record.trained_on.recipe_id[:12]),
+        ("rendered by", str(recipe.source.get("generator", "real images"))),
+        ("views", "; ".join(_view_in_words(view) for view in recipe.views) or "none"),
+        ("recipe", recipe.id[:12]),
         ("seed", str(record.config.seed)),
     ]
     if metrics:
@@ -109,6 +114,11 @@ def _training_rows(record: RunRecord, metrics: list[dict[str, float]]) -> list[t
             ("views per second, median", f"{rates[len(rates) // 2]:.0f}"),
         ]
     return rows
+
+
+def _view_in_words(view: Mapping[str, JSON]) -> str:
+    """Such as "gaussian, std 0.3"."""
+    return ", ".join(str(value) if name == "policy" else f"{name} {shorten(value)}" for name, value in view.items())
 
 
 def _read_figures(run: Path) -> list[dict[str, float]]:

@@ -67,7 +67,8 @@ def read_run(run: Path) -> RunRecord:
                 f"{path} is of format {data['format']}, this version reads {FORMAT}: use the version of the "
                 "package that wrote it, or train anew"
             )
-        return RunRecord(config=TrainConfig.from_json(data["config"]), trained_on=TrainedOn(**data["trained_on"]))
+        config, trained_on = TrainConfig.from_json(data["config"]), TrainedOn.from_json(data["trained_on"])
+        return RunRecord(config=config, trained_on=trained_on)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{run} is not a run (no {CONFIG_NAME}): give the folder of contrast train --out") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, AttributeError) as error:

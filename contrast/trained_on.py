@@ -6,139 +6,127 @@ trained_on.difference(other), trained_on.parts()
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from contrast.config import TrainConfig
-from shards.canonical import JSON, canonical_json, first_difference, normalised_numbers, shorten
+from shards.canonical import JSON, first_difference, shorten
 from shards.dataset import GroupDataset
 from shards.recipe import Recipe
-
-STREAMED = ("shard_size", "num_processes")
-"""Fields of TrainedOn that streamed runs alone have."""
-_DERIVED = ("latents_id", "content_sha256", "split")
-DERIVED = (*_DERIVED, *(f"mixed_{name}" for name in _DERIVED))
-"""Fields of TrainedOn that follow from the recipes."""
-_PINS = ("recipe_id", "num_groups", *_DERIVED)
-"""What is said of every dataset that a run reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeenGroups:
-    """One of the datasets that a run reads; fields as in TrainedOn."""
+    """The first groups of a dataset: recipe and number pin the pixels."""
 
-    recipe_id: str
+    recipe: Recipe
     num_groups: int
-    latents_id: str
-    classes: frozenset[int]
-    """Class ids; of images without classes, and of the real images in the batches, none."""
-    content_sha256: str | None
-    split: str | None
+
+    def to_json(self) -> dict[str, JSON]:
+        """Plain mapping, fit for json.dumps."""
+        return {"recipe_id": self.recipe.id, "num_groups": self.num_groups, "recipe": self.recipe.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, JSON]) -> SeenGroups:
+        """The inverse of to_json.
+
+        Raises:
+            TypeError: a field is missing, or not as it was written.
+        """
+        try:
+            recipe = Recipe.from_json(data["recipe"])
+        except ValueError as error:
+            raise TypeError(str(error)) from error
+        if data["recipe_id"] != recipe.id:
+            raise TypeError("the recipe is not that of the recipe_id")
+        if not isinstance(data["num_groups"], int):
+            raise TypeError(f"num_groups is {shorten(data['num_groups'])}")
+        return cls(recipe=recipe, num_groups=data["num_groups"])
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedOn:
-    """The groups of a run, wherever they lie now: the recipe id and the length of the prefix pin the pixels."""
+    """The groups of a run, wherever they lie now."""
 
-    recipe_id: str
-    num_groups: int
-    num_images: int
-    image_size: int
-    class_names: dict[str, str]
+    groups: SeenGroups
+    class_names: Mapping[str, str]
     """Class id, as text, to name."""
-    latents_id: str
-    """See `hash_latents`."""
-    content_sha256: str | None = None
-    """See `content_of`."""
-    mixed_recipe_id: str | None = None
-    """Recipe of the real images in the batches, where there are any."""
-    mixed_num_groups: int | None = None
-    mixed_latents_id: str | None = None
-    mixed_content_sha256: str | None = None
-    split: str | None = None
-    """See `split_of`."""
-    mixed_split: str | None = None
+    real: SeenGroups | None = None
+    """The real images in the batches, where there are any."""
     shard_size: int | None = None
     """Groups of a shard where they decide the order of the groups, so of streamed runs alone."""
     num_processes: int | None = None
     """Over which the groups are dealt where that decides their order, so of streamed runs alone."""
 
-    def __post_init__(self) -> None:
-        for name, kind in (("recipe_id", str), ("num_groups", int), ("num_images", int), ("image_size", int)):
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{name} is {shorten(getattr(self, name))}")
+    @property
+    def num_groups(self) -> int:
+        """Groups that `--n` left."""
+        return self.groups.num_groups
 
-    def to_json(self) -> dict[str, JSON]:
-        """Plain mapping, fit for json.dumps."""
-        return dict(self.__dict__)
+    @property
+    def num_images(self) -> int:
+        """Of a group: anchor and views."""
+        return 1 + self.groups.recipe.num_views
 
-    def difference(self, other: TrainedOn, *, one_is: str = "in the folder", other_is: str = "asked for") -> str | None:
-        """The first field in which a run on these groups and one on the others are two; None where they are one."""
-        left_out = set(DERIVED)
-        for name in STREAMED:
-            if None in (getattr(self, name), getattr(other, name)):
-                left_out.add(name)  # a shuffled run: `order` tells it from a streamed one
-        mine, theirs = (
-            {"trained_on": {name: value for name, value in groups.to_json().items() if name not in left_out}}
-            for groups in (self, other)
-        )
-        return first_difference(mine, theirs, one_is=one_is, other_is=other_is)
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels."""
+        return int(self.groups.recipe.image["size"])
 
     def parts(self) -> tuple[SeenGroups, ...]:
         """The groups, and the real images in the batches where there are any."""
-        groups = self._part("", frozenset(int(label) for label in self.class_names))
-        return (groups,) if self.mixed_recipe_id is None else (groups, self._part("mixed_", frozenset()))
+        return (self.groups,) if self.real is None else (self.groups, self.real)
 
-    def _part(self, prefix: str, classes: frozenset[int]) -> SeenGroups:
-        return SeenGroups(classes=classes, **{name: getattr(self, prefix + name) for name in _PINS})
+    def to_json(self) -> dict[str, JSON]:
+        """Plain mapping, fit for json.dumps."""
+        return {
+            **self.groups.to_json(),
+            "class_names": dict(self.class_names),
+            "real": None if self.real is None else self.real.to_json(),
+            "shard_size": self.shard_size,
+            "num_processes": self.num_processes,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, JSON]) -> TrainedOn:
+        """The inverse of to_json.
+
+        Raises:
+            KeyError, TypeError: a field is missing, or not as it was written.
+        """
+        return cls(
+            groups=SeenGroups.from_json(data),
+            class_names=dict(data["class_names"]),
+            real=None if data["real"] is None else SeenGroups.from_json(data["real"]),
+            shard_size=data["shard_size"],
+            num_processes=data["num_processes"],
+        )
+
+    def difference(self, other: TrainedOn, *, one_is: str = "in the folder", other_is: str = "asked for") -> str | None:
+        """The first field in which a run on these groups and one on the others are two; None where they are one."""
+        mine, theirs = ({"trained_on": groups.settings()} for groups in (self, other))
+        if None in (self.shard_size, other.shard_size):  # `order` tells a shuffled run from a streamed one
+            for fields in (mine, theirs):
+                del fields["trained_on"]["shard_size"], fields["trained_on"]["num_processes"]
+        return first_difference(mine, theirs, one_is=one_is, other_is=other_is)
+
+    def settings(self) -> dict[str, JSON]:
+        """As to_json, without the recipe ids, which follow from the recipes and say nothing to people."""
+        fields = self.to_json()
+        real = fields["real"]
+        real = real and {name: value for name, value in real.items() if name != "recipe_id"}
+        return {**{name: value for name, value in fields.items() if name != "recipe_id"}, "real": real}
 
 
 def describe_groups(
     config: TrainConfig, dataset: GroupDataset, real: GroupDataset | None, *, num_processes: int
 ) -> TrainedOn:
     """What the run's folder says of the groups and of the real images among them."""
-    streamed: dict[str, Any] = {"shard_size": dataset.manifest.shard_size, "num_processes": num_processes}
-    mixed: dict[str, Any] = {}
-    if real is not None:
-        mixed = {f"mixed_{name}": value for name, value in _pins(real).items()}
+    is_streamed = config.order == "streamed"
     return TrainedOn(
-        **_pins(dataset),
-        num_images=dataset.num_images,
-        image_size=dataset.image_size,
+        groups=SeenGroups(recipe=dataset.manifest.recipe, num_groups=len(dataset)),
         class_names={str(label): name for label, name in sorted(dataset.class_names.items())},
-        **(streamed if config.order == "streamed" else {}),
-        **mixed,
+        real=None if real is None else SeenGroups(recipe=real.manifest.recipe, num_groups=len(real)),
+        shard_size=dataset.manifest.shard_size if is_streamed else None,
+        num_processes=num_processes if is_streamed else None,
     )
-
-
-def _pins(dataset: GroupDataset) -> dict[str, JSON]:
-    recipe = dataset.manifest.recipe
-    return {
-        "recipe_id": recipe.id,
-        "num_groups": len(dataset),
-        "latents_id": hash_latents(recipe),
-        "content_sha256": content_of(recipe),
-        "split": split_of(recipe),
-    }
-
-
-def hash_latents(recipe: Recipe) -> str:
-    """sha256 (hex) of what decides the anchor of group i beside its label.
-
-    Datasets that differ in views, codec, classes or class weights have other recipe ids, and yet the same anchors
-    wherever their labels agree: whoever was trained on one of them has seen the anchors of the other.
-    """
-    source = {name: value for name, value in recipe.source.items() if name != "class_weights"}
-    deciding = normalised_numbers({"source": source, "seed": recipe.seed})
-    return hashlib.sha256(canonical_json(deciding).encode()).hexdigest()
-
-
-def content_of(recipe: Recipe) -> str | None:
-    """sha256 (hex) of the collection that real images were packed from, in whatever order; None of rendered ones."""
-    return recipe.source["content_sha256"] if recipe.is_real else None
-
-
-def split_of(recipe: Recipe) -> str | None:
-    """Which part of a collection was packed: train, test or all; None of rendered images."""
-    return recipe.source["split"] if recipe.is_real else None

@@ -34,7 +34,7 @@ from contrast.readers import check_order
 from contrast.recording import Recording
 from contrast.run_folder import RunRecord, open_run, read_environment
 from contrast.run_options import RunOptions, TrainSummary
-from contrast.trained_on import TrainedOn, describe_groups
+from contrast.trained_on import describe_groups
 from shards.progress import Progress
 from shards.quantities import format_count
 from shards.stream import open_dataset
@@ -71,24 +71,25 @@ def train_encoder(
         real = open_real(config, None if mix is None else Path(mix), dataset)
         batches = assemble_batches(config, objective, dataset, real, place, options)
         trained_on = describe_groups(config, dataset, real, num_processes=place.world_size)
+        record = RunRecord(config=config, trained_on=trained_on)
+        if not place.agree(record.to_json()):
+            raise ValueError(
+                "the processes were started with different settings or on different groups: start all of them with the "
+                "same command and the same dataset"
+            )
         run = Path(out)
         with ExitStack() as stack:
             stack.enter_context(explain_out_of_memory(place.device, fix=_MORE_ROOM))
             if place.is_first:
-                stack.enter_context(open_run(run, RunRecord(config=config, trained_on=trained_on)))
-            return run_steps(config, objective, trained_on, batches, run, place, options)
+                stack.enter_context(open_run(run, record))
+            return run_steps(record, objective, batches, run, place, options)
 
 
 def run_steps(
-    config: TrainConfig,
-    objective: Objective,
-    trained_on: TrainedOn,
-    batches: Batches,
-    run: Path,
-    place: Place,
-    options: RunOptions,
+    record: RunRecord, objective: Objective, batches: Batches, run: Path, place: Place, options: RunOptions
 ) -> TrainSummary:
     """The steps of a run that the folder `run` does not hold yet, of batches with `objective.num_images` images."""
+    config, trained_on = record.config, record.trained_on
     # ------------------------------------------------------------------------------------------------------------------
     # Network and optimiser, as an earlier call left them
 
@@ -97,7 +98,6 @@ def run_steps(
     network = TrainedNetwork(config, image_size=trained_on.image_size, objective=objective)
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(config, network)
-    record = RunRecord(config=config, trained_on=trained_on)
     first_step, loss_of_record = resume_run(run, record, network, optimizer)
     if not place.agree(first_step):
         raise ValueError(
@@ -122,9 +122,11 @@ def run_steps(
     )
     if first_step > 0:
         progress.note(f"{run}: going on from step {first_step} of {config.steps}")
-        starts = read_environment(run) if place.is_first and config.positives != "tz" else None
-        if starts and bool(starts[-1].get("compiled", False)) != options.compile:
+        before = (read_environment(run) or [{}])[-1] if place.is_first else {}
+        if config.positives != "tz" and before.get("compiled", options.compile) != options.compile:
             progress.note("note: --compile is not as before: last bits differ from those of an undisturbed run")
+        if before.get("num_processes", place.world_size) != place.world_size:
+            progress.note("note: the number of processes is not as before: another run than an undisturbed one")
 
     # ------------------------------------------------------------------------------------------------------------------
     # The steps

@@ -39,8 +39,9 @@ from contrast.network import TrainedNetwork
 from contrast.objectives import build_objective
 from contrast.optimizer import build_optimizer, default_settings
 from contrast.orders import ShuffledOrder
+from contrast.run_folder import RunRecord
 from contrast.run_options import RunOptions, TrainSummary
-from contrast.trained_on import TrainedOn
+from contrast.trained_on import describe_groups
 from contrast.training import run_steps, train_encoder
 from shards.console import Count, format_table
 from shards.dataset import GroupDataset
@@ -86,21 +87,11 @@ def train_resident(task: TrainTask, run: Path) -> TrainSummary:
     """The same loop without reading."""
     batches = GroupBatches(task.dataset, ShuffledOrder(len(task.dataset), batch_size=task.config.batch_size, seed=0))
     run.mkdir()
-    return run_steps(
-        task.config,
-        build_objective(task.config, find_facts(task.dataset, with_latents=False)),
-        TrainedOn(
-            recipe_id=task.dataset.manifest.recipe.id,
-            num_groups=len(task.dataset),
-            num_images=task.dataset.num_images,
-            image_size=task.dataset.image_size,
-            class_names={},
-        ),
-        Resident(batches.load(0)),
-        run,
-        Place(rank=0, world_size=1, device=task.device),
-        task.options,
-    )
+    place = Place(rank=0, world_size=1, device=task.device)
+    trained_on = describe_groups(task.config, task.dataset, None, num_processes=1)
+    record = RunRecord(config=task.config, trained_on=trained_on)
+    objective = build_objective(task.config, find_facts(task.dataset, with_latents=False))
+    return run_steps(record, objective, Resident(batches.load(0)), run, place, task.options)
 
 
 def write_loose_anchors(task: TrainTask) -> Path:

@@ -14,7 +14,8 @@ import hashlib
 import numpy as np
 
 from contrast.images import LabelledImages
-from contrast.trained_on import SeenGroups, TrainedOn, content_of, hash_latents, split_of
+from contrast.trained_on import SeenGroups, TrainedOn
+from shards.canonical import JSON
 from shards.dataset import GroupDataset
 from shards.recipe import Recipe
 
@@ -51,9 +52,9 @@ def share_anchors(train: GroupDataset, test: GroupDataset) -> bool:
         ValueError: both hold the same real images, in two orders.
     """
     ours, theirs = train.manifest.recipe, test.manifest.recipe
-    if _anchors_agree(hash_latents(ours), frozenset(ours.classes), theirs):
+    if _anchors_agree(ours, theirs):
         return True
-    if ours.is_real and content_of(ours) == content_of(theirs):
+    if ours.is_real and _content_of(ours) == _content_of(theirs):
         raise ValueError(
             f"{train.location} and {test.location} hold the same images in two orders, so that labels would come "
             "from images that are tested on: give one of the two alone"
@@ -72,17 +73,28 @@ def num_groups_seen(trained_on: TrainedOn, dataset: GroupDataset) -> int:
 
 def _num_seen_of(part: SeenGroups, dataset: GroupDataset) -> int:
     recipe = dataset.manifest.recipe
-    if _anchors_agree(part.latents_id, part.classes, recipe):
+    if _anchors_agree(part.recipe, recipe):
         return part.num_groups
-    return len(dataset) if part.content_sha256 is not None and part.content_sha256 == content_of(recipe) else 0
+    return len(dataset) if part.recipe.is_real and _content_of(part.recipe) == _content_of(recipe) else 0
 
 
-def _anchors_agree(latents_id: str, classes: frozenset[int], recipe: Recipe) -> bool:
-    """Whether groups of a recipe have anchors that others, known by these, have under the same index.
+def _anchors_agree(one: Recipe, other: Recipe) -> bool:
+    """Whether groups of two recipes have one anchor under one index.
 
-    Of two lists of classes it is not looked up which groups have one label in both: all may.
+    Views, codec, classes and class weights do not matter: wherever labels agree, so do the anchors. Of two lists of
+    classes it is not looked up which groups have one label in both: all may.
     """
-    return latents_id == hash_latents(recipe) and bool(not classes or classes.intersection(recipe.classes))
+    shared = bool(set(one.classes) & set(other.classes)) or one.classes == other.classes
+    return shared and one.seed == other.seed and _without_weights(one) == _without_weights(other)
+
+
+def _without_weights(recipe: Recipe) -> dict[str, JSON]:
+    return {name: value for name, value in recipe.source.items() if name != "class_weights"}
+
+
+def _content_of(recipe: Recipe) -> str | None:
+    """sha256 (hex) of the collection that real images were packed from, in whatever order; None of rendered ones."""
+    return recipe.source["content_sha256"] if recipe.is_real else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -95,19 +107,21 @@ def doubt_encoder(trained_on: TrainedOn, test: GroupDataset | None) -> tuple[str
     Args:
         test: what the test images were packed into; None where they are the test part of another source.
     """
-    tested = _split_of(test, "test")
+    tested = "test" if test is None else _split_of(test.manifest.recipe)
     notes = []
     for part in trained_on.parts():
         is_known = test is not None and _num_seen_of(part, test) > 0  # what it has seen of them is left out
-        if _may_overlap(part.split, tested) and not is_known:
-            origin = f"the split {part.split!r} (recipe {part.recipe_id[:12]})"
+        split = _split_of(part.recipe)
+        if _may_overlap(split, tested) and not is_known:
+            origin = f"the split {split!r} (recipe {part.recipe.id[:12]})"
             notes.append(f"the encoder was trained on real images of {origin}, {_doubt(tested)}")
     return tuple(notes)
 
 
 def doubt_labels(train: GroupDataset | None, test: GroupDataset | None) -> tuple[str, ...]:
     """A note where real test images may be among the labelled ones in another size or codec."""
-    labelled, tested = _split_of(train, "train"), _split_of(test, "test")
+    labelled = "train" if train is None else _split_of(train.manifest.recipe)
+    tested = "test" if test is None else _split_of(test.manifest.recipe)
     if not _may_overlap(labelled, tested):
         return ()
     return (f"the labels are of real images of the split {labelled!r}, {_doubt(tested)}",)
@@ -117,8 +131,9 @@ def _doubt(tested: str | None) -> str:
     return f"these are of the split {tested!r}: if they are the same photographs, this is no test"
 
 
-def _split_of(dataset: GroupDataset | None, otherwise: str) -> str | None:
-    return otherwise if dataset is None else split_of(dataset.manifest.recipe)
+def _split_of(recipe: Recipe) -> str | None:
+    """Which part of a collection was packed: train, test or all; None of rendered images."""
+    return recipe.source["split"] if recipe.is_real else None
 
 
 def _may_overlap(seen: str | None, tested: str | None) -> bool:

@@ -79,7 +79,9 @@ def test_a_checkpoint_of_the_same_settings_on_other_groups_is_refused(two_runs: 
     record = read_run(run)
     assert load_run(run, record)["step"] == 2
     shutil.copyfile(two_runs[1] / "checkpoint.pt", run / "checkpoint.pt")
-    with pytest.raises(ValueError, match=r"is of another run \(trained_on\.recipe_id: .* restore the run's own"):
+    with pytest.raises(
+        ValueError, match=r"is of another run \(trained_on\.recipe\.seed: 1 in the checkpoint.* restore the run's own"
+    ):
         load_run(run, record)
 
 

@@ -17,6 +17,7 @@ from contrast.devices import explain_out_of_memory, fastest_precision, resolve_d
 from contrast.encoders import build_encoder
 from contrast.optimizer import build_optimizer, learning_rate_at
 from contrast.starting import configure_run
+from shards.dataset import GroupDataset
 
 
 def test_json_round_trip() -> None:
@@ -174,13 +175,12 @@ def test_emulated_bfloat16_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_run_keeps_the_precision_that_it_began_with(groups: Path, tmp_path: Path) -> None:
     from contrast.run_folder import RunRecord, open_run
-    from contrast.trained_on import TrainedOn
+    from contrast.trained_on import SeenGroups, TrainedOn
 
     for precision in ("float32", "bfloat16"):
         run = tmp_path / precision
-        trained_on = TrainedOn(
-            recipe_id="x", latents_id="l", num_groups=96, num_images=2, image_size=16, class_names={}
-        )
+        recipe = GroupDataset(groups).manifest.recipe
+        trained_on = TrainedOn(groups=SeenGroups(recipe=recipe, num_groups=96), class_names={})
         begun = TrainConfig(steps=3, precision=precision)
         with open_run(run, RunRecord(config=begun, trained_on=trained_on)):
             (run / "checkpoint.pt").touch()

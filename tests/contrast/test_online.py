@@ -19,7 +19,7 @@ from contrast.images import align_classes
 from contrast.page import write_report
 from contrast.run_options import RunOptions
 from contrast.runlog import read_metrics
-from contrast.trained_on import TrainedOn
+from contrast.trained_on import SeenGroups, TrainedOn
 from contrast.training import train_encoder
 from shards.dataset import GroupDataset
 
@@ -132,7 +132,8 @@ def test_only_what_is_scored_is_decoded_and_it_is_the_subset_of_all(
     read_image, batch = sources.read_image, GroupDataset.batch
     monkeypatch.setattr(sources, "read_image", lambda path: (decoded.append(1), read_image(path))[1])
     monkeypatch.setattr(GroupDataset, "batch", lambda self, rows: (decoded.append(len(rows)), batch(self, rows))[1])
-    trained_on = TrainedOn(recipe_id="0", latents_id="l", num_groups=1, num_images=1, image_size=16, class_names={})
+    recipe = GroupDataset(make_groups(seed=77)).manifest.recipe
+    trained_on = TrainedOn(groups=SeenGroups(recipe=recipe, num_groups=1), class_names={})
     knn = online.OnlineKnn(
         every=1,
         last_step=1,

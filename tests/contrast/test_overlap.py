@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,31 +16,20 @@ from contrast.evaluation.groups import load_groups
 from contrast.evaluation.overlap import find_copies
 from contrast.evaluation.sources import load_pair
 from contrast.images import LabelledImages
-from contrast.run_folder import RunRecord, open_run, read_run
-from contrast.trained_on import TrainedOn, describe_groups, hash_latents
+from contrast.trained_on import SeenGroups, TrainedOn, describe_groups
 from shards.dataset import GroupDataset
 from tests.contrast.noise_pictures import write_noise
 
 
 def trained_on(dataset: GroupDataset, num_groups: int) -> TrainedOn:
-    recipe = dataset.manifest.recipe
-    return TrainedOn(
-        recipe_id=recipe.id,
-        latents_id=hash_latents(recipe),
-        num_groups=num_groups,
-        num_images=2,
-        image_size=16,
-        class_names={},
-    )
+    return TrainedOn(groups=SeenGroups(recipe=dataset.manifest.recipe, num_groups=num_groups), class_names={})
 
 
 def test_real_images_that_were_mixed_into_training_are_not_tested_on(groups: Path) -> None:
     dataset = GroupDataset(groups)
-    generated = dataclasses.replace(trained_on(dataset, 500), recipe_id="0" * 64, latents_id="0" * 64)
-    recipe = dataset.manifest.recipe
-    mixed = dataclasses.replace(
-        generated, mixed_recipe_id=recipe.id, mixed_latents_id=hash_latents(recipe), mixed_num_groups=90
-    )
+    unrelated = dataclasses.replace(dataset.manifest.recipe, seed=77)
+    generated = TrainedOn(groups=SeenGroups(recipe=unrelated, num_groups=500), class_names={})
+    mixed = dataclasses.replace(generated, real=SeenGroups(recipe=dataset.manifest.recipe, num_groups=90))
     assert len(load_pair(str(groups), image_size=16, trained_on=generated)[1]) == 19
     assert len(load_pair(str(groups), image_size=16, trained_on=mixed)[1]) == 6
 
@@ -77,18 +65,12 @@ def test_anchors_seen_in_a_dataset_with_other_views_or_classes_are_not_tested_on
 ) -> None:
     other = GroupDataset(make_groups(**settings))
     assert other.manifest.recipe.id != GroupDataset(groups).manifest.recipe.id
-    record = TrainedOn(
-        recipe_id=other.manifest.recipe.id,
-        num_groups=90,
-        num_images=2,
-        image_size=16,
-        class_names={str(label): name for label, name in other.class_names.items()},
-        latents_id=hash_latents(other.manifest.recipe),
-    )
+    record = trained_on(other, 90)
     train, test = load_pair(str(groups), image_size=16, trained_on=record)
     assert (len(train), len(test)) == (90, 6)
     rest = tuple({0, 1, 2, 3} - set(other.classes)) or (7, 8)
-    of_others = dataclasses.replace(record, class_names={str(label): "x" for label in rest})
+    strangers = dataclasses.replace(other.manifest.recipe, classes=rest)
+    of_others = TrainedOn(groups=SeenGroups(recipe=strangers, num_groups=90), class_names={})
     if "classes" in settings:  # it has seen none of the classes that are tested on
         only = make_groups(classes=(0, 1), num_groups=40)
         assert len(load_pair(str(only), image_size=16, trained_on=of_others)[1]) == 8
@@ -236,23 +218,3 @@ def test_an_encoder_that_may_have_seen_the_tested_images_as_another_split_is_in_
         assert (note in noted) == in_doubt
     if role == "alone":
         assert load_pair(str(groups), image_size=8, trained_on=record)[1].notes == ()  # rendered
-
-
-def test_a_run_from_before_splits_were_recorded_is_read_and_raises_no_doubt(photos: Path, tmp_path: Path) -> None:
-    record = RunRecord(
-        config=TrainConfig(steps=1),
-        trained_on=describe_groups(TrainConfig(steps=1), GroupDataset(pack(photos, "all"), n=1), None, num_processes=1),
-    )
-    assert record.trained_on.split == "all"
-    (tmp_path / "now").mkdir()
-    (tmp_path / "now" / "config.json").write_text(json.dumps(record.to_json()))
-    assert read_run(tmp_path / "now") == record
-    data = json.loads(json.dumps(record.to_json()))
-    del data["trained_on"]["split"], data["trained_on"]["mixed_split"]
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "config.json").write_text(json.dumps(data))
-    before = read_run(tmp_path / "old").trained_on
-    assert load_pair(str(photos), image_size=8, trained_on=before)[1].notes == ()
-    (tmp_path / "old" / "evaluate.json").touch()  # scores bind the folder to its configuration
-    with open_run(tmp_path / "old", record):  # the same one
-        assert read_run(tmp_path / "old").trained_on == before

@@ -87,9 +87,9 @@ def test_wrong_input_is_refused(run: Path, tmp_path: Path) -> None:
         (
             "evaluate.json",
             '{"scores": 1}',
-            r"evaluate\.json is no result of contrast eval \(it is of format 1, this version reads 2\): remove",
+            r"evaluate\.json is no result of contrast eval \(it is of format 1, this version reads 3\): remove",
         ),
-        ("evaluate.json", '{"format": 2}', r"evaluate\.json is no result of contrast eval \(it has no tests\): remove"),
+        ("evaluate.json", '{"format": 3}', r"evaluate\.json is no result of contrast eval \(it has no tests\): remove"),
         ("evaluate.json", "[]", r"evaluate\.json is no result of contrast eval .*: remove it and score again"),
         ("evaluate.json", "{}", r"evaluate\.json is no result of contrast eval .*: remove it and score again"),
         (

@@ -23,7 +23,6 @@ from contrast.positives import PickedBatches, draw_members
 from contrast.readers import open_batches
 from contrast.run_folder import read_run
 from contrast.run_options import RunOptions
-from contrast.trained_on import hash_latents
 from contrast.training import train_encoder
 from shards.dataset import GroupDataset
 
@@ -262,9 +261,9 @@ def test_a_mixed_run_remembers_what_it_was_mixed_with(
     summary = contrast.train(**options, mix=f"real={real}:0.25", epochs=1, objective="supcon")
     assert summary.steps == 96 // 12  # a pass over the generated groups
     record = read_run(tmp_path / "run")
-    assert record.trained_on.mixed_num_groups == 20 and record.config.mix_share == 0.25
-    assert record.trained_on.mixed_latents_id == hash_latents(GroupDataset(real).manifest.recipe)
-    with pytest.raises(ValueError, match=r"trained_on\.mixed_recipe_id"):
+    assert record.trained_on.real.num_groups == 20 and record.config.mix_share == 0.25
+    assert record.trained_on.real.recipe == GroupDataset(real).manifest.recipe
+    with pytest.raises(ValueError, match=r"trained_on\.real\.recipe\.seed: 3 in the folder, 4 asked for"):
         contrast.train(**options, mix=f"real={other}:0.25", epochs=1, objective="supcon")
     with pytest.raises(ValueError, match=r"0\.9 of 96 groups is 86 real images, and .* holds 20: use a smaller"):
         contrast.train(**{**options, "batch_size": 96}, mix=f"real={real}:0.9", steps=1)

@@ -11,7 +11,7 @@ from PIL import Image
 
 import shards
 from contrast.evaluation.sources import load_pair
-from contrast.trained_on import TrainedOn, hash_latents
+from contrast.trained_on import SeenGroups, TrainedOn
 from shards.dataset import GroupDataset
 from shards.errors import DamageError
 from tests.contrast.noise_pictures import write_noise
@@ -123,14 +123,7 @@ def test_packed_real_images_are_real_and_held_apart_from_what_was_trained_on(
     for part, plain in zip((train, test), as_folder, strict=True):
         assert sorted(image.tobytes() for image in part.pixels) == sorted(image.tobytes() for image in plain.pixels)
     dataset = GroupDataset(packed / "train")
-    seen = TrainedOn(
-        recipe_id=dataset.manifest.recipe.id,
-        num_groups=30,
-        num_images=1,
-        image_size=8,
-        class_names={},
-        latents_id=hash_latents(dataset.manifest.recipe),
-    )
+    seen = TrainedOn(groups=SeenGroups(recipe=dataset.manifest.recipe, num_groups=30), class_names={})
     _, rest = load_pair(str(packed / "train"), image_size=8, trained_on=seen)
     assert rest.name.startswith("images 30…35 of")
 

@@ -20,7 +20,6 @@ from contrast.run_folder import read_run
 from contrast.run_options import RunOptions
 from contrast.runlog import RunLog, read_metrics, rewind_metrics
 from contrast.starting import configure_run
-from contrast.trained_on import hash_latents
 from contrast.training import train_encoder
 from shards.dataset import GroupDataset
 from shards.errors import DamageError
@@ -56,7 +55,7 @@ def test_a_run_leaves_everything_in_its_folder(
     record = read_run(tmp_path / "run")
     assert record.config == config
     assert (record.trained_on.num_groups, record.trained_on.class_names["3"]) == (64, "disc")
-    assert record.trained_on.latents_id == hash_latents(GroupDataset(groups).manifest.recipe)
+    assert record.trained_on.groups.recipe == GroupDataset(groups).manifest.recipe
     metrics = read_metrics(tmp_path / "run")
     assert [entry["step"] for entry in metrics] == [2, 4, 6]
     assert metrics[-1]["groups"] == 96 and metrics[-1]["loss"] == summary.loss
@@ -100,7 +99,7 @@ def test_a_folder_of_another_run_is_refused_by_the_field(
             train_encoder(dataclasses.replace(config, **{field: value}), shards=groups, out=run, options=QUIET)
     with pytest.raises(ValueError, match=r"trained_on\.num_groups: 96 in the folder, 64 asked for"):
         train_encoder(config, shards=groups, out=run, n=64, options=QUIET)
-    with pytest.raises(ValueError, match=r"trained_on\.recipe_id"):
+    with pytest.raises(ValueError, match=r"trained_on\.recipe\.seed: 0 in the folder, 9 asked for"):
         train_encoder(config, shards=make_groups(seed=9), out=run, options=QUIET)
     assert (run / "checkpoint.pt").read_bytes() == before
 

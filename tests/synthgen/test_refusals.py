@@ -61,7 +61,7 @@ def refused(result: Result, *words: str, exit_code: int = 2) -> None:
         (["--classes=cats.txt"], ["cats.txt", "existing file"]),
         (["--seed=-1"], ["seed -1"]),
         (["--size=0"], ["size 0"]),
-        (["--format=webp"], ["'webp' is not one of", "jpg or png"]),
+        (["--format=webp"], ["--format", "'webp' is not one of 'jpg', 'png'"]),
         (["--quality=101"], ["quality 101", "to 100"]),
         (["--format=png", "--quality=90"], ["quality belongs to jpg"]),
         (["--batch-size=0"], ["batch-size 0"]),
