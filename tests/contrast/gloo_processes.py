@@ -84,11 +84,17 @@ def learn_and_train(place: Place, data: dict[str, Tensor], groups: str, run: str
     streamed = dataclasses.replace(config, steps=2, order="streamed")
     streaming = dataclasses.replace(options, reader="webdataset")
     train_encoder(streamed, shards=groups, out=f"{run}-streamed", options=streaming)
-    try:
-        synced = dataclasses.replace(config, sync_batchnorm=True)
-        train_encoder(synced, shards=groups, out=f"{run}-synced", options=options)
-    except ValueError as error:
-        found["refusal"] = str(error)
+    refused = {
+        "synced": {"config": dataclasses.replace(config, sync_batchnorm=True)},
+        "other settings": {"config": dataclasses.replace(config, learning_rate=0.001 * (1 + place.rank))},
+        "other groups": {"n": 32 * (1 + place.rank)},
+    }
+    for name, changed in refused.items():
+        try:
+            train_encoder(**{"config": config, "shards": groups, "out": f"{run}-refused", "options": options} | changed)
+        except ValueError as error:
+            found[name] = str(error)
+    found["begun"] = Path(f"{run}-refused/checkpoint.pt").exists()
     return found
 
 

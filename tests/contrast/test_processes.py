@@ -86,7 +86,14 @@ def test_the_group_leaves_no_thread_behind(two_processes: Path) -> None:
 
 def test_synchronised_batch_norm_on_cpus_is_refused(two_processes: Path) -> None:
     result = torch.load(two_processes / "result.pt", weights_only=True)
-    assert result["refusal"] == "--sync-batchnorm needs GPUs: omit it on CPUs"
+    assert result["synced"] == "--sync-batchnorm needs GPUs: omit it on CPUs"
+
+
+@pytest.mark.parametrize("what", ["other settings", "other groups"])
+def test_processes_that_were_started_differently_do_not_begin(two_processes: Path, what: str) -> None:
+    result = torch.load(two_processes / "result.pt", weights_only=True)
+    assert result[what].startswith("the processes were started with different settings or on different groups: start")
+    assert not result["begun"]
 
 
 def test_parts_of_a_mixed_batch_train_on_two_processes(two_processes: Path) -> None:
