@@ -140,9 +140,13 @@ class GroupBatches:
                     pending.append(pool.submit(self.load, step_ahead))
                 yield batch
         finally:
+            self._abandon()
             pool.shutdown(wait=True, cancel_futures=True)
             if self._decoding is not None:
                 self._decoding.close()
+
+    def _abandon(self) -> None:
+        """Ends what could keep a load in the background waiting; nobody waits for it any more."""
 
 
 def flatten_latents(latents: ndarray) -> ndarray:

@@ -132,11 +132,15 @@ class FetchedBatches(GroupBatches):
         """As GroupBatches.steps."""
         with ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="fetch") as pool:
             self._pool, self._end, self._asked = pool, last, set()
+            self._remote.cache.abandoned.clear()
             try:
                 yield from super().steps(first, last)
             finally:
                 self._pool = None
                 pool.shutdown(wait=True, cancel_futures=True)
+
+    def _abandon(self) -> None:
+        self._remote.cache.abandoned.set()
 
     def load(self, step: int) -> GroupBatch:
         """The batch of a step; sees to it that the shards of its window and of the next one are on their way."""

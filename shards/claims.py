@@ -117,7 +117,7 @@ def renew_claim(directory: Path, claim: Claim) -> None:
     and goes on with this one.
     """
     holder = read_claim(directory, claim.index)
-    with suppress(OSError, DamageError):  # no room, or a marker in pieces: a shard is not lost for want of a claim
+    with suppress(OSError, DamageError, ValueError):  # no room, no folder, a marker in pieces: no shard is lost for it
         if holder is None:
             take_shard(directory, claim)
         elif (holder.host, holder.pid) == (claim.host, claim.pid):

@@ -2,8 +2,8 @@
 
 Clients differ in what they raise, how long they wait, and whether they hold a file in memory; here they do not.
 
-    filesystem, path = open_filesystem("s3://bucket/demo/data/train-000000.tar")
-    retrying(lambda: filesystem.get_file(path, "train-000000.tar"), "train-000000.tar")
+    read_address("s3://bucket/demo/manifest.json")
+    fetch_file("s3://bucket/demo/data/train-000000.tar", Path("train-000000.tar"), most_bytes=10**8, abandoned=Event())
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import errno
 import os
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 from shards.errors import DamageError
@@ -30,6 +30,7 @@ _CLIENT_OPTIONS = (
     "timeout", "connect_timeout", "read_timeout",
 )  # fmt: skip
 _CHUNK_BYTES = 1 << 20
+_LOOK_SECONDS = 0.2
 _ASKS_FOR_CREDENTIALS = re.compile(
     r"//169\.254\.169\.254/|\b401 Unauthorized|\b403 Forbidden|\b40[13] Client Error|\b40[13], message=|"
     r"AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch"
@@ -37,6 +38,10 @@ _ASKS_FOR_CREDENTIALS = re.compile(
 """What obstore, aiohttp and the hub say; the first is where AWS's own machines get their credentials."""
 _LOCAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # clients pass them on without the file's name
 _pids_of_object_stores: set[int] = set()
+
+
+class AbandonedError(Exception):
+    """Nobody waits any more for what was being fetched."""
 
 
 def is_address(source: str | Path) -> bool:
@@ -73,11 +78,11 @@ class ObjectStore:
         """The bytes of a small object."""
         return bytes(self._get(self._store, path).bytes())
 
-    def get_file(self, path: str, local: str) -> None:
-        """Writes an object into a file, as it comes."""
+    def get_file(self, path: str, local: str, *, callback: Any) -> None:
+        """Writes an object into a file, as it comes; the callback is one of fsspec's."""
         with open(local, "wb") as file:
             for chunk in self._get(self._store, path).stream(min_chunk_size=_CHUNK_BYTES):
-                file.write(chunk)
+                callback.relative_update(file.write(chunk))
 
 
 def open_filesystem(address: str) -> tuple[Any, str]:
@@ -101,6 +106,8 @@ def open_filesystem(address: str) -> tuple[Any, str]:
             limits = ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
             return fsspec.core.url_to_fs(address, client_kwargs={"timeout": limits})
         return fsspec.core.url_to_fs(address)
+    except OSError as error:  # some connect at once
+        raise ValueError(f"{address} cannot be read ({error}): check the address") from error
     except ImportError as error:
         raise ValueError(
             f"{address}: this needs the extra remote ({error}): pip install -e '.[remote]' in the clone"
@@ -109,11 +116,54 @@ def open_filesystem(address: str) -> tuple[Any, str]:
         raise ValueError(f"{address}: {error}; give a folder, s3://, gs://, az://, https:// or hf://") from error
 
 
-def retrying(work: Callable[[], Any], what: str) -> Any:
+def fetch_file(address: str, local: Path, *, most_bytes: int, abandoned: Event) -> None:
+    """Writes the file at an address into a local one, as it comes.
+
+    Args:
+        most_bytes: a longer file is not what was promised: it is not written to its end.
+        abandoned: once it is set, nobody waits for the transfer, which ends when the next piece of it comes.
+
+    Raises:
+        AbandonedError: it was set.
+        DamageError: more bytes came.
+    """
+    from fsspec.callbacks import Callback
+
+    filesystem, path = open_filesystem(address)
+
+    class Watch(Callback):  # type: ignore[misc]  # fsspec has no types
+        def relative_update(self, inc: int = 1) -> None:
+            super().relative_update(inc)
+            if abandoned.is_set():
+                raise AbandonedError(address)
+            if self.value > most_bytes:
+                raise DamageError(f"{self.value} bytes came and more, not {most_bytes}")
+
+    failures: list[BaseException] = []
+
+    def transfer() -> None:
+        try:
+            filesystem.get_file(path, str(local), callback=Watch())
+        except BaseException as error:
+            failures.append(error)
+
+    # No client can be interrupted while it waits for a silent server; a thread that nobody joins can be left alone.
+    thread = Thread(target=transfer, name="transfer", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_LOOK_SECONDS)
+        if abandoned.is_set():
+            raise AbandonedError(address)
+    if failures:
+        raise failures[0]
+
+
+def retrying(work: Callable[[], Any], what: str, *, abandoned: Event | None = None) -> Any:
     """What `work` gives, tried a few times with growing pauses where the network fails.
 
     Raises:
         FileNotFoundError: at once; trying again would not help.
+        AbandonedError: at once, also in a pause where `abandoned` is set.
         ValueError: at once, the client cannot make anything of the address; or the place asks for credentials.
         DamageError: the last attempt failed too, or what came was damaged each time.
     """
@@ -121,7 +171,7 @@ def retrying(work: Callable[[], Any], what: str) -> Any:
     for attempt in range(1, MOST_ATTEMPTS + 1):
         try:
             return work()
-        except FileNotFoundError:
+        except (FileNotFoundError, AbandonedError):
             raise
         except ValueError as error:
             raise ValueError(f"{what} cannot be read ({' '.join(str(error).split())}): check the address") from error
@@ -138,7 +188,8 @@ def retrying(work: Callable[[], Any], what: str) -> Any:
                 raise DamageError(
                     f"{what} cannot be fetched, {attempt} times tried ({reason}); run the same command again to go on"
                 ) from error
-            time.sleep(pause_seconds)
+            if (abandoned or Event()).wait(pause_seconds):
+                raise AbandonedError(what) from error
             pause_seconds *= 2
     raise AssertionError("no attempt was made")
 

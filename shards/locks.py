@@ -17,7 +17,7 @@ from pathlib import Path
 
 from shards.atomic import naming
 
-_SAYS_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP)
+_SAYS_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """What file systems without locks answer beside ENOLCK, such as Lustre mounted without flock."""
 
 

@@ -212,6 +212,8 @@ def parse_manifest(text: bytes, path: str, *, fix: str = "get the file anew from
 
 def _why_no_manifest(directory: Path) -> str:
     if not directory.is_dir():
+        if ":/" in str(directory):
+            return f"{directory} is an address: give a folder of this machine; contrast train reads from addresses"
         return f"no folder {directory}: check the path"
     if not (directory / DATA_FOLDER).is_dir():
         return f"no manifest.json in {directory}: it is not a dataset; give a folder that synthgen render wrote to"

@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,7 +28,7 @@ import numpy as np
 from shards.atomic import flush_folder, naming, remove_dead_temporary_files, temporary_path
 from shards.dataset import GroupDataset
 from shards.errors import DamageError
-from shards.fetching import open_filesystem, read_address, retrying
+from shards.fetching import AbandonedError, fetch_file, read_address, retrying
 from shards.inspection import measure_members
 from shards.manifest import DATA_FOLDER, MANIFEST_NAME, ShardRecord, group_key, parse_manifest
 from shards.mapping import MappedShard, map_file, narrow_index
@@ -59,7 +60,10 @@ class ShardCache:
         self._prepare()
 
     def _prepare(self) -> None:
+        self.abandoned = threading.Event()
+        """While it is set nothing is fetched, and what is on its way is given up."""
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._failures: dict[str, tuple[float, Exception]] = {}
         self._trimming = threading.Lock()
         self._is_swept = False
 
@@ -75,12 +79,21 @@ class ShardCache:
 
         Raises:
             DamageError: the shard is missing there, the network fails for good, or other bytes come than were promised.
+            AbandonedError: see `abandoned`.
         """
         path = self.path_of(record)
+        asked = time.monotonic()
         with self._locks[record.sha256]:
+            failed, failure = self._failures.get(record.sha256, (asked, None))
+            if failure is not None and failed > asked:
+                raise failure  # while this one waited for its turn: the next attempts would fail as well
             while True:
                 if not _is_whole(path, record):
-                    self._fetch(address, record, path)
+                    try:
+                        self._fetch(address, record, path)
+                    except Exception as error:
+                        self._failures[record.sha256] = time.monotonic(), error
+                        raise
                     self._trim(keep=path)
                 try:
                     data = map_file(path, DamageError)
@@ -121,6 +134,8 @@ class ShardCache:
             raise OSError(error.errno, f"{error.strerror} ({fix})", str(self.folder)) from error
 
     def _bring(self, address: str, record: ShardRecord, path: Path) -> None:
+        if self.abandoned.is_set():
+            raise AbandonedError(address)
         with naming(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             if not self._is_swept:
@@ -128,11 +143,10 @@ class ShardCache:
                 self._is_swept = True
             if shutil.disk_usage(self.folder).free < record.bytes:
                 raise OSError(errno.ENOSPC, f"No room for a shard of {format_bytes(record.bytes)}", str(self.folder))
-        filesystem, remote_path = open_filesystem(address)
         temporary = temporary_path(path)
 
         def fetch() -> None:
-            filesystem.get_file(remote_path, str(temporary))
+            fetch_file(address, temporary, most_bytes=record.bytes, abandoned=self.abandoned)
             digest, size = _hash_file(temporary)
             if digest != record.sha256:
                 raise DamageError(
@@ -141,7 +155,7 @@ class ShardCache:
 
         try:
             with naming(path):
-                retrying(fetch, address)
+                retrying(fetch, address, abandoned=self.abandoned)
             os.replace(temporary, path)
         except FileNotFoundError:
             raise DamageError(f"{address} is missing: the manifest there promises it") from None

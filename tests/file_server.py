@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 
+@contextmanager
+def serve_files(folder: Path) -> Iterator[FileServer]:
+    """A server that answers from a thread of its own while the context lasts."""
+    with FileServer(folder) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.stopping.set()
+        server.shutdown()
+        thread.join()
+
+
 class FileServer(ThreadingHTTPServer):
-    """Files over HTTP; counts requests, and cuts off the answers for as many requests of a name as asked for."""
+    """Files over HTTP; counts requests, and cuts off the answers for as many requests of a name as asked for.
+
+    Of names in `silent` it never sends anything, and of names in `endless` more and more.
+    """
 
     daemon_threads = True
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.asked, self.cut = folder, Counter[str](), Counter[str]()
+        self.silent, self.endless = set[str](), set[str]()
         self.pause_seconds, self.stopping = 0.0, threading.Event()
         super().__init__(("127.0.0.1", 0), _FileHandler)
 
@@ -34,6 +51,17 @@ class _FileHandler(SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
         name = self.path.rpartition("/")[2]
         self.server.asked[name] += 1
+        if name in self.server.silent:
+            self.server.stopping.wait()
+            return
+        if name in self.server.endless:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(ConnectionError):
+                while not self.server.stopping.is_set():
+                    self.wfile.write(bytes(1 << 16))
+            self.close_connection = True
+            return
         if self.server.cut[name]:
             self.server.cut[name] -= 1
             data = (self.server.folder / self.path.lstrip("/")).read_bytes()

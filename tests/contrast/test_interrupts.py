@@ -16,6 +16,7 @@ import torch
 
 from contrast.interrupts import postponed_interrupt
 from contrast.runlog import read_metrics
+from tests.file_server import serve_files
 
 NUM_STEPS = 600
 
@@ -52,6 +53,40 @@ def test_ctrl_c_keeps_what_was_learnt(groups: Path, tmp_path: Path) -> None:
     assert said.strip().splitlines()[-1].startswith("Error: stopped by Ctrl-C: what is finished is kept")
     step = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"]
     assert 0 < step < NUM_STEPS and read_metrics(tmp_path / "run")[-1]["step"] == step and step % 10 == 0
+
+
+def test_a_server_that_is_silent_keeps_nobody(groups: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "contrast",
+        "train",
+        "--out",
+        str(tmp_path / "run"),
+        "--cache",
+        str(tmp_path / "c"),
+    ]
+    command += ["--steps=9", "--batch-size=12", "--device=cpu", "--threads=1"]
+    with serve_files(groups) as server:
+        server.silent |= {path.name for path in (groups / "data").glob("*.tar")}
+        process = subprocess.Popen(
+            [*command, "--shards", server.address],
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        )
+        try:
+            while not server.asked["train-000000.tar"] and process.poll() is None:
+                os.sched_yield()
+            assert process.stderr is not None
+            process.send_signal(signal.SIGINT)
+            while "Ctrl-C again" not in (line := process.stderr.readline()) and line:
+                pass
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 130 and "Error: stopped by Ctrl-C" in said, said
 
 
 def test_the_first_one_is_remembered_until_the_end(heeding: None, capfd: pytest.CaptureFixture[str]) -> None:

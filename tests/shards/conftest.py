@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -139,15 +138,10 @@ def shared_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def server(shared_dataset: Path) -> Iterator[FileServer]:
-    from tests.file_server import FileServer  # here: killed_writer.py loads this file on its own
+    from tests.file_server import serve_files  # here: killed_writer.py loads this file on its own
 
-    with FileServer(shared_dataset) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serve_files(shared_dataset) as server:
         yield server
-        server.stopping.set()
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
