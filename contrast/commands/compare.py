@@ -9,26 +9,39 @@ import click
 from shards.console import echo_json, examples, json_option
 
 
-@click.command(epilog=examples("contrast compare runs/a runs/b", "contrast compare runs/seed* --out comparison.html"))
+@click.command(
+    epilog=examples(
+        "contrast compare runs/a runs/b",
+        "contrast compare runs/seed* --average",
+        "contrast compare runs/n*-seed* --over num_groups --out n.png    # accuracy over the number of groups",
+        "contrast compare runs/* --out scores.csv",
+    )
+)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--average", is_flag=True, help="Runs that differ in their seed alone as one: mean ± standard deviation.")
+@click.option(
+    "--over",
+    metavar="SETTING",
+    help="Draw the scores over a setting in which the runs differ, such as num_groups; implies --average.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="File to write: a page (.html), the table (.md) or the curves (.png).",
+    help="File to write: a page (.html), the table (.md), every score (.csv), or the figure (.png): the runs' curves, "
+    "or with --over their scores.",
 )
 @json_option
-def compare(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
+def compare(runs: tuple[Path, ...], average: bool, over: str | None, out: Path | None, as_json: bool) -> None:
     """Print RUNS side by side, and draw their curves.
 
     The table has the settings in which the runs differ, and their steps, losses and scores.
     """
     import contrast
-    from contrast.comparison import format_comparison
 
-    comparison = contrast.compare(runs, out=out)
+    comparison = contrast.compare(runs, out=out, average=average, over=over)
     if as_json:
         echo_json(comparison.to_json())
         return
-    click.echo(format_comparison(comparison))
+    click.echo(comparison)
     if out is not None:
         click.echo(f"\nwrote {out}")

@@ -1,17 +1,28 @@
 """Scores as tables: the same columns for a terminal, a page and a comparison of runs.
 
 print(format_tables(evaluation))
-columns_of_test(evaluation.tests[0])         # [("kNN 10", {"trained": "54.7", ...}), ...]
+columns_of_test(evaluation.tests[0])         # [("kNN 10", {"trained": Cell("54.7", 54.71, 1), ...}), ...]
 name_sources([source_of_test(test) for test in evaluation.tests])
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from contrast.evaluation.results import ROW_TITLES, Evaluation, GroupScores, TestScores
 
-Column = tuple[str, dict[str, str]]
+
+class Cell(NamedTuple):
+    """A score as a table shows it, and as a number."""
+
+    text: str
+    value: float
+    digits: int
+    """Behind the point."""
+
+
+Column = tuple[str, dict[str, Cell]]
 """A head, and the cell of every row."""
 
 Source = tuple[str, ...]
@@ -24,18 +35,18 @@ def columns_of_test(test: TestScores) -> list[Column]:
     first = test.scores["trained"]
     columns: list[Column] = []
     for k in first.knn_by_k or ():
-        columns.append((f"kNN {k}", {row: f"{(score.knn_by_k or {})[k]:.1f}" for row, score in rows}))
+        columns.append((f"kNN {k}", {row: _cell((score.knn_by_k or {})[k]) for row, score in rows}))
     if first.linear is not None:
-        columns.append(("linear", {row: f"{score.linear:.1f}" for row, score in rows}))
+        columns.append(("linear", {row: _cell(score.linear) for row, score in rows}))
     if first.logistic is not None:
-        columns.append(
-            ("logistic", {row: f"{score.logistic:.1f}{'' if score.logistic_converged else '*'}" for row, score in rows})
-        )
+        after = {row: "" if score.logistic_converged else "*" for row, score in rows}
+        columns.append(("logistic", {row: _cell(score.logistic, after=after[row]) for row, score in rows}))
     for shots in first.fewshot or ():
         few = {row: (score.fewshot or {})[shots] for row, score in rows}
-        columns.append((f"{shots}-shot", {row: f"{one.mean:.1f} ± {one.interval:.1f}" for row, one in few.items()}))
+        cells = {row: _cell(one.mean, after=f" ± {one.interval:.1f}") for row, one in few.items()}
+        columns.append((f"{shots}-shot", cells))
     if first.rankme is not None:
-        columns.append(("RankMe", {row: f"{score.rankme:.1f}" for row, score in rows}))
+        columns.append(("RankMe", {row: _cell(score.rankme) for row, score in rows}))
     return columns
 
 
@@ -45,12 +56,18 @@ def columns_of_groups(groups: GroupScores) -> list[Column]:
     first = groups.scores["trained"]
     columns: list[Column] = []
     if first.lidar is not None:
-        columns.append(("LiDAR", {row: f"{score.lidar:.1f}" for row, score in rows}))
+        columns.append(("LiDAR", {row: _cell(score.lidar) for row, score in rows}))
     for kind in first.alignment or ():
-        columns.append((f"alignment {kind}", {row: f"{(score.alignment or {})[kind]:.3f}" for row, score in rows}))
+        cells = {row: _cell((score.alignment or {})[kind], digits=3) for row, score in rows}
+        columns.append((f"alignment {kind}", cells))
     if first.uniformity is not None:
-        columns.append(("uniformity", {row: f"{score.uniformity:.3f}" for row, score in rows}))
+        columns.append(("uniformity", {row: _cell(score.uniformity, digits=3) for row, score in rows}))
     return columns
+
+
+def _cell(value: float | None, *, digits: int = 1, after: str = "") -> Cell:
+    assert value is not None  # all rows have the scores that one of them has
+    return Cell(f"{value:.{digits}f}{after}", value, digits)
 
 
 def source_of_test(test: TestScores) -> Source:
@@ -109,9 +126,9 @@ def _range_of(groups: GroupScores) -> str:
 
 
 def _format_columns(corner: str, rows: list[str], columns: list[Column]) -> list[str]:
-    widths = [max(len(head), *(len(cell) for cell in cells.values())) + 2 for head, cells in columns]
+    widths = [max(len(head), *(len(cell.text) for cell in cells.values())) + 2 for head, cells in columns]
     lines = [f"{corner:<18}" + "".join(f"{head:>{width}}" for (head, _), width in zip(columns, widths, strict=True))]
     for row in rows:
-        cells = "".join(f"{cells[row]:>{width}}" for (_, cells), width in zip(columns, widths, strict=True))
+        cells = "".join(f"{cells[row].text:>{width}}" for (_, cells), width in zip(columns, widths, strict=True))
         lines.append(f"{ROW_TITLES[row]:<18}{cells}")
     return lines

@@ -16,8 +16,9 @@ from PIL import Image
 
 import contrast
 from contrast.cli import main
-from contrast.comparison import ABSENT, compare_runs, draw_curves, format_comparison
+from contrast.comparison import ABSENT, compare
 from contrast.config import TrainConfig
+from contrast.curves import draw_comparison
 from contrast.evaluation.scoring import evaluate_run
 from contrast.run_options import RunOptions
 from contrast.training import train_encoder
@@ -42,7 +43,7 @@ def runs(
 
 
 def test_the_table_has_what_differs_and_the_scores_under_their_heads(runs: tuple[Path, Path, Path]) -> None:
-    comparison = compare_runs(runs)
+    comparison = compare(runs)
     assert comparison.differing == ("steps", "objective", "seed")
     heads, rows = comparison.table()
     assert heads == ["run", "steps", "objective", "seed", "steps done", "loss", "kNN 1", "kNN 5", "RankMe"]
@@ -52,7 +53,7 @@ def test_the_table_has_what_differs_and_the_scores_under_their_heads(runs: tuple
     assert a[6:] == [f"{scores[0]['knn_by_k']['1']:.1f}", f"{scores[0]['knn_by_k']['5']:.1f}", ABSENT]
     assert b[6:] == [ABSENT, f"{scores[1]['knn_by_k']['5']:.1f}", f"{scores[1]['rankme']:.1f}"]
     assert c[6:] == [ABSENT] * 3
-    table, _, remarks = format_comparison(comparison).partition("\n\n")
+    table, _, remarks = str(comparison).partition("\n\n")
     assert len({len(line) for line in table.splitlines()}) == 1  # every column is as wide in all lines
     assert remarks.splitlines() == comparison.remarks()
 
@@ -70,10 +71,10 @@ def test_scores_on_other_images_or_labels_are_other_columns(
         device="cpu",
         quiet=True,
     )
-    heads, rows = compare_runs([tmp_path / "a", runs[1]]).table()
+    heads, rows = compare([tmp_path / "a", runs[1]]).table()
     knn = [position for position, head in enumerate(heads) if head.startswith("kNN 5 ")]
     assert [heads[position] for position in knn] == ["kNN 5 [1]", "kNN 5 [2]"]
-    first, second = compare_runs([tmp_path / "a", runs[1]]).remarks()[:2]
+    first, second = compare([tmp_path / "a", runs[1]]).remarks()[:2]
     assert first.startswith("[1] ") and "50 labels" in first and second.startswith("[2] ")
     assert rows[0][knn[1]] == rows[1][knn[0]] == ABSENT
 
@@ -93,17 +94,17 @@ def with_scores(
 def test_labels_of_another_source_make_another_column(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
     same = with_scores(runs[0], tmp_path / "same")
     other = with_scores(runs[0], tmp_path / "other", test={"trained_with": "photos train, 96 labels"})
-    heads, rows = compare_runs([same, other]).table()
-    sources = [line for line in compare_runs([same, other]).remarks() if line.startswith("[")]
+    heads, rows = compare([same, other]).table()
+    sources = [line for line in compare([same, other]).remarks() if line.startswith("[")]
     for source, name in zip(sources, (labels_of(runs[0]), "photos train, 96 labels"), strict=True):
         assert source.endswith(f", labels from {name}")  # in what else they do not differ
     columns = [heads.index(f"kNN 5 [{number}]") for number in (1, 2)]
     assert rows[0][columns[1]] == rows[1][columns[0]] == ABSENT
     assert ABSENT not in (rows[0][columns[0]], rows[1][columns[1]])
-    remarks = [line for line in compare_runs([same, other]).remarks() if line.startswith("Tested on")]
+    remarks = [line for line in compare([same, other]).remarks() if line.startswith("Tested on")]
     assert len(remarks) == 2 and "labels from photos train, 96 labels" in remarks[1]
-    alike, _ = compare_runs([runs[0], same]).table()
-    assert "kNN 5" in alike and not any(line.startswith("[") for line in compare_runs([runs[0], same]).remarks())
+    alike, _ = compare([runs[0], same]).table()
+    assert "kNN 5" in alike and not any(line.startswith("[") for line in compare([runs[0], same]).remarks())
 
 
 def labels_of(run: Path) -> str:
@@ -112,9 +113,9 @@ def labels_of(run: Path) -> str:
 
 def test_other_images_under_the_same_words_are_another_column(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
     other = with_scores(runs[0], tmp_path / "other", test={"content_sha256": "ab" * 32})
-    heads, rows = compare_runs([runs[0], other]).table()
+    heads, rows = compare([runs[0], other]).table()
     columns = [position for position, head in enumerate(heads) if head.startswith("kNN 5 ")]
-    assert len(columns) == 2 and compare_runs([runs[0], other]).remarks()[1].endswith("images abababababab")
+    assert len(columns) == 2 and compare([runs[0], other]).remarks()[1].endswith("images abababababab")
     assert rows[0][columns[1]] == rows[1][columns[0]] == ABSENT
 
 
@@ -128,11 +129,11 @@ def test_other_groups_of_one_dataset_are_another_column(
         with_scores(runs[0], tmp_path / name, groups=groups | changed)
         for name, changed in (("a", {}), ("b", {}), ("c", change))
     )
-    assert sum("LiDAR" in head for head in compare_runs([a, b]).table()[0]) == 1
-    assert "[2] groups of d" in compare_runs([a, b]).remarks()
-    heads, rows = compare_runs([a, c]).table()
+    assert sum("LiDAR" in head for head in compare([a, b]).table()[0]) == 1
+    assert "[2] groups of d" in compare([a, b]).remarks()
+    heads, rows = compare([a, c]).table()
     lidar = [position for position, head in enumerate(heads) if head.startswith("LiDAR [")]
-    assert len(lidar) == 2 and len({*compare_runs([a, c]).remarks()[1:3]}) == 2
+    assert len(lidar) == 2 and len({*compare([a, c]).remarks()[1:3]}) == 2
     assert [[row[position] for position in lidar] for row in rows] == [["5.0", ABSENT], [ABSENT, "5.0"]]
 
 
@@ -140,13 +141,13 @@ def test_alignment_by_different_augmentations_is_no_comparison(runs: tuple[Path,
     groups = {"dataset": "d", "recipe_id": "0" * 64, "first": 0, "num_groups": 30, "num_images": 2, "notes": []}
     groups["scores"] = {"trained": {"alignment": {"tx": 0.1, "tz": 0.2}}}
     a, b = (with_scores(runs[0], tmp_path / name, groups=groups) for name in ("a", "b"))
-    assert not any("Alignment tx" in line for line in compare_runs([a, b]).remarks())
+    assert not any("Alignment tx" in line for line in compare([a, b]).remarks())
     record = json.loads((b / "config.json").read_text())
     record["config"]["augment"]["jitter"] = 0.5
     (b / "config.json").write_text(json.dumps(record))
     expected = "Alignment tx is by each run's own augmentation, which differs here (augment.jitter): "
-    assert any(line.startswith(expected) for line in compare_runs([a, b]).remarks())
-    assert not any(line.startswith(expected) for line in compare_runs([runs[0], b]).remarks())  # only one has it
+    assert any(line.startswith(expected) for line in compare([a, b]).remarks())
+    assert not any(line.startswith(expected) for line in compare([runs[0], b]).remarks())  # only one has it
 
 
 def test_every_note_stands_under_the_table_with_its_runs(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -173,15 +174,15 @@ def test_every_note_stands_under_the_table_with_its_runs(runs: tuple[Path, Path,
     for line in expected:
         assert f"<p>{line}</p>" in (tmp_path / "page.html").read_text()
         assert f"\n\n{line}\n" in (tmp_path / "table.md").read_text()
-        assert line in format_comparison(comparison).splitlines()
+        assert line in str(comparison).splitlines()
     shared = with_scores(runs[0], tmp_path / "four", test={"notes": [unfinished]})
     again = with_scores(runs[0], tmp_path / "five", test={"notes": [unfinished]})
-    assert f"four, five: {unfinished}" in compare_runs([shared, again]).remarks()
+    assert f"four, five: {unfinished}" in compare([shared, again]).remarks()
     assert not any(line.startswith("three") for line in comparison.remarks())
 
 
 def test_curves_are_over_the_groups_seen(runs: tuple[Path, Path, Path]) -> None:
-    loss, knn = draw_curves(compare_runs(runs)).axes
+    loss, knn = draw_comparison(compare(runs)).axes
     curves = [line.get_xdata().tolist() for line in loss.lines if line.get_label() != "chance"]
     assert curves == [[32, 64, 96], [32, 64, 96], [32, 64]]
     (chance,) = [line.get_ydata() for line in loss.lines if line.get_label() == "chance"]
@@ -189,7 +190,7 @@ def test_curves_are_over_the_groups_seen(runs: tuple[Path, Path, Path]) -> None:
     assert [line.get_label() for line in knn.lines] == ["a", "b"]  # the third was not scored while training
     assert loss.get_xlabel() == "groups seen" and "kNN" in knn.get_ylabel()
     assert loss.get_ylabel() == "loss of the run's objective"
-    alike = draw_curves(compare_runs([runs[0], runs[2]])).axes[0]
+    alike = draw_comparison(compare([runs[0], runs[2]])).axes[0]
     assert alike.get_ylabel() == "simclr loss"
 
 
@@ -198,7 +199,7 @@ def test_scores_of_a_step_in_mid_run_say_so(runs: tuple[Path, Path, Path], tmp_p
     shutil.copytree(runs[0], run)
     scores = json.loads((run / "evaluate.json").read_text())
     (run / "evaluate.json").write_text(json.dumps({**scores, "step": 4}))  # the run has gone on since
-    comparison = compare_runs([run, runs[1], runs[2]])
+    comparison = compare([run, runs[1], runs[2]])
     heads, rows = comparison.table()
     column = heads.index("scored at step")
     assert [row[column] for row in rows] == ["4", "6", ABSENT]
@@ -241,7 +242,7 @@ def test_the_command(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
         (["{a}"], "give two runs or more to compare"),
         (["{a}", "{a}/../a"], "a run is given twice"),
         (["{a}", "{a}/.."], "is not a run (no config.json)"),
-        (["{a}", "{b}", "--out", "x.pdf"], "--out x.pdf: give a file name that ends in .html, .md, .png"),
+        (["{a}", "{b}", "--out", "x.pdf"], "--out x.pdf: give a file name that ends in .html, .md, .csv, .png"),
     ],
 )
 def test_wrong_requests_are_one_line(runs: tuple[Path, Path, Path], arguments: list[str], message: str) -> None:
@@ -252,4 +253,4 @@ def test_wrong_requests_are_one_line(runs: tuple[Path, Path, Path], arguments: l
 
 def test_runs_of_one_last_name_keep_their_paths(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
     shutil.copytree(runs[0], tmp_path / "b")
-    assert [run.name for run in compare_runs([tmp_path / "b", runs[1]]).runs] == [str(tmp_path / "b"), str(runs[1])]
+    assert [run.name for run in compare([tmp_path / "b", runs[1]]).runs] == [str(tmp_path / "b"), str(runs[1])]
