@@ -22,9 +22,9 @@ FOLDER = click.Path(path_type=Path)
 _TRAIN_SECTIONS = {
     "What": ("shards", "out", "n", "mix", "seed"),
     "Reading": ("reader", "cache", "cache_bytes", "beton", "workers"),
-    "Learning": ("objective", "positives", "augment", "encoder", "temperature"),
+    "Learning": ("objective", "positives", "augment", "encoder", "temperature", "head_hidden_dim", "head_dim"),
     "Duration": ("samples", "steps", "epochs"),
-    "Steps": ("batch_size", "accumulate", "optimizer", "learning_rate", "weight_decay", "sync_batchnorm"),
+    "Steps": ("batch_size", "accumulate", "optimizer", "learning_rate", "warmup", "weight_decay", "sync_batchnorm"),
     "How": ("device", "precision", "threads", "compile", "checkpoint_seconds"),
     "Watching": ("knn_every", "knn_data", "knn_data_root", "tensorboard", "as_json"),
 }
@@ -92,7 +92,7 @@ def main() -> None:
 @click.option(
     "--augment",
     help="Changes to the augmentation: crop=0.2:1,flip=0.5,jitter=0.8,gray=0.2,blur=0.5,sigma=0.1:2,solarize=0.2; also "
-    "ratio, brightness, contrast, saturation, hue.  [default: SimCLR's for CIFAR-10, no blur, no solarize]",
+    "ratio, brightness, contrast, saturation, hue.  [default: GenRep's and SupContrast's: crop 0.2:1, no blur]",
 )
 @click.option(
     "--encoder",
@@ -119,9 +119,12 @@ def main() -> None:
     type=float,
     help="Peak learning rate.  [default: 0.002 for adamw; per 256 groups of a batch 0.06 for sgd, 0.3 for lars]",
 )
+@click.option("--warmup", type=float, help="Share of the steps in which the learning rate grows.  [default: 0.1]")
 @click.option("--weight-decay", type=float, help="[default: 0.05 for adamw; 0.0005 for sgd; 0.000001 for lars]")
 @click.option("--sync-batchnorm", is_flag=True, help="Batch normalisation over all processes; needs GPUs.")
 @click.option("--temperature", type=float, default=0.1, show_default=True, help="Temperature of the contrastive loss.")
+@click.option("--head-hidden-dim", type=Count(), help="Width inside the projection head.  [default: 512; vicreg 2048]")
+@click.option("--head-dim", type=Count(), help="Width of its output.  [default: 128; vicreg 2048]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of initial weights, order and augmentation.")
 @click.option(
     "--precision",

@@ -152,7 +152,7 @@ def make_recipe(config: RenderConfig, generator: Generator) -> Recipe:
     """The recipe that a request and a loaded generator amount to.
 
     Raises:
-        ValueError: the classes are not the generator's.
+        ValueError: the classes are not the generator's, or views keep a class and it has none.
     """
     size = config.size or generator.image_size
     image: dict[str, Any] = {"size": size, "format": config.format}
@@ -171,10 +171,17 @@ def make_recipe(config: RenderConfig, generator: Generator) -> Recipe:
         weights = parse_class_weights(config.class_weights, classes=classes, **known)
         if weights:  # alike, they are no weights: the recipe is the one without
             source["class_weights"] = {str(label): weight for label, weight in weights.items()}
+    views = config.view_policy().recipe()
+    policies = [views["policy"], *(component["policy"] for component in views.get("components", ()))]
+    if "independent" in policies and not classes:
+        raise ValueError(
+            f"views {config.views}: {generator.name} has no classes, so an independent view has nothing in common with "
+            "its anchor: use another policy, such as gaussian"
+        )
     return Recipe(
         source=source,
         classes=classes,
-        views=(config.view_policy().recipe(),) * config.num_views,
+        views=(views,) * config.num_views,
         seed=config.seed,
         image=image,
         store_latents=config.store_latents,

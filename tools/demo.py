@@ -1,7 +1,7 @@
 """The main job, end to end: render groups, learn from them, score on real photographs, write a report.
 
     make demo                                   # one seed
-    python tools/demo.py --seeds 3              # three training seeds, mean scores
+    python tools/demo.py --seeds 3              # three training seeds, mean and standard deviation
 
 Everything lands in runs/demo and datasets/. What is there already is used again, and said to be. Where CIFAR-10 cannot
 be fetched, the scores are taken on generated images that training has not seen, and the table says so.
@@ -20,9 +20,11 @@ from measuring import Program
 import contrast
 import shards
 import synthgen
+from contrast.averages import Spread
+from contrast.evaluation.results import ROW_TITLES
 from contrast.runlog import read_metrics
 from shards.atomic import write_atomically
-from shards.console import Count
+from shards.console import Count, format_table
 from shards.markers import scan_markers
 from shards.quantities import format_seconds
 
@@ -110,7 +112,7 @@ def demo(
     report = contrast.report(run=out / "seed0", out=out / "report.html", sheet=sheet)
 
     scores = {
-        f"{kind}_{row}": round(statistics.mean(getattr(result.scores[row], kind) for result in results), 2)
+        f"{kind}_{row}": Spread(values=tuple(getattr(result.scores[row], kind) for result in results), digits=1)
         for kind in ("knn", "linear")
         for row in ("pixels", "random", "trained")
     }
@@ -118,12 +120,11 @@ def demo(
         "groups": n,
         "render_groups_per_second": round(measure_rendering(dataset, seconds=seconds, rendered=rendered), 1),
         "train_views_per_second": round(median_views_per_second(out / "seed0"), 1),
-        **scores,
+        **{name: round(spread.mean, 2) for name, spread in scores.items()},
         "evaluated_on": results[0].evaluated_on,
         "seeds": seeds,
-        "per_seed": [
-            {kind: getattr(result.scores["trained"], kind) for kind in ("knn", "linear")} for result in results
-        ],
+        "standard_deviation": {name: round(spread.deviation, 2) for name, spread in scores.items()},
+        "per_seed": {name: list(spread.values) for name, spread in scores.items()},
         "seconds_total": round(time.monotonic() - began, 1),
     }
     if rendered == 0 and trained_steps == 0 and (out / "result.json").exists():  # the time of the run that did the work
@@ -131,9 +132,10 @@ def demo(
     write_atomically(out / "result.json", (json.dumps(result, indent=1) + "\n").encode())
 
     click.echo(f"\ntop-1 accuracy, %, on {results[0].evaluated_on}, {results[0].num_train} training labels")
-    click.echo(f"{'':<18}{'kNN':>8}{'linear':>9}")
-    for row, title in (("pixels", "raw pixels"), ("random", "untrained encoder"), ("trained", "trained encoder")):
-        click.echo(f"{title:<18}{scores[f'knn_{row}']:>8.1f}{scores[f'linear_{row}']:>9.1f}")
+    rows = [(ROW_TITLES[row], scores[f"knn_{row}"].text, scores[f"linear_{row}"].text) for row in ROW_TITLES]
+    click.echo("\n".join(format_table(("", "kNN", "linear"), rows)))
+    if seeds > 1:
+        click.echo(f"mean ± standard deviation of {seeds} training seeds, on the same groups and the same labels")
     click.echo(f"\n{format_seconds(time.monotonic() - began)} in all. To look at:")
     click.echo(f"  {sheet}  the groups, a row each: anchor, view")
     click.echo(f"  {report}  the whole run on one page")

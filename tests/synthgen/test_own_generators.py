@@ -217,3 +217,15 @@ def test_a_model_that_cannot_be_steered_or_factorised(write_module: Module, tmp_
     with pytest.raises(ValueError, match=r"layerless:make does not show its layers"):
         synthgen.directions(out=tmp_path / "d.safetensors", generator="layerless:make", device="cpu")
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("views", ["independent", "mixture:gaussian@0.5+independent@0.5"])
+def test_views_that_keep_a_class_need_classes(
+    write_module: Module, documented_block: Callable[[str], str], tmp_path: Path, views: str
+) -> None:
+    write_module("my_generator", documented_block("class Generator:"))
+    documented_weights(tmp_path / "weights.safetensors")
+    command = ["render", "--n=4", "--out=d", "--generator=my_generator:make", "--weights=weights.safetensors"]
+    result = CliRunner().invoke(main, [*command, f"--views={views}", "--devices=cpu", "--quiet"])
+    assert result.exit_code == 2 and "has no classes, so an independent view has nothing in common" in result.stderr
+    assert not (tmp_path / "d").exists()
