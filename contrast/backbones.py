@@ -119,7 +119,12 @@ def _torchvision(model: str, image_size: int) -> nn.Module:
     return network
 
 
-def _timm_names() -> list[str]:
+def timm_names() -> list[str]:
+    """Names of timm's models.
+
+    Raises:
+        ValueError: timm is not installed.
+    """
     try:
         import timm
     except ImportError:
@@ -148,6 +153,6 @@ def timm_settings(model: str, image_size: int) -> dict[str, Any]:
 
 _LIBRARIES: dict[str, tuple[Callable[[], list[str]], Callable[[str, int], nn.Module]]] = {
     "torchvision": (_torchvision_names, _torchvision),
-    "timm": (_timm_names, _timm),
+    "timm": (timm_names, _timm),
 }
 """Library to what lists its models, and to what builds one for an image size."""

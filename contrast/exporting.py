@@ -22,6 +22,7 @@ from contrast.backbones import (
     classifier_name,
     has_large_stem,
     split_name,
+    timm_names,
     timm_settings,
     torchvision_settings,
 )
@@ -225,12 +226,10 @@ def _was_large_stem(backbone: nn.Module) -> bool:
 
 def _is_timm(model: str, state: dict[str, Tensor], *, stem: tuple[str, ...], image_size: int) -> bool:
     """Whether timm has a model of this name with these weights; ResNets are the same in both libraries."""
-    try:
-        import timm
-    except ImportError:
-        raise ValueError("timm is not installed: pip install -e '.[timm]' in the clone") from None
-    if model not in timm.list_models():
+    if model not in timm_names():
         return False
+    import timm
+
     theirs = timm.create_model(model, pretrained=False, **timm_settings(model, image_size)).state_dict()
     changed = {"conv1.weight"} if stem else set()
     return theirs.keys() == state.keys() and all(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from contrast.augment import AugmentConfig, parse_augment
+from contrast.batches import NUM_WORKERS
 from contrast.config import TrainConfig, TrainSettings, steps_of
 from contrast.devices import fastest_precision, resolve_device
 from contrast.mixing import parse_mix
@@ -41,7 +42,7 @@ def train(
     precision: str = "auto",
     device: str | torch.device = "auto",
     threads: int | None = None,
-    workers: int | None = None,
+    workers: int = NUM_WORKERS,
     checkpoint_seconds: float = 60.0,
     compile: bool = False,
     tensorboard: bool = False,
@@ -89,13 +90,14 @@ def train(
         device=device,
         settings=chosen,
     )
-    options: dict[str, Any] = {
+    options: dict[str, Any] = {  # their types settle in RunOptions
         "device": device,
         "reader": reader,
         "cache": cache,
         "cache_bytes": cache_bytes,
         "beton": beton,
         "num_threads": threads,
+        "num_workers": workers,
         "checkpoint_seconds": checkpoint_seconds,
         "compile": compile,
         "tensorboard": tensorboard,
@@ -104,8 +106,6 @@ def train(
         "knn_data_root": knn_data_root,
         "quiet": quiet,
     }
-    if workers is not None:
-        options["num_workers"] = workers
     return train_encoder(config, shards=shards, out=out, n=n, mix=mixed, options=RunOptions(**options))
 
 

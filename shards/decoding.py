@@ -21,7 +21,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
@@ -190,11 +189,7 @@ def _slot_bytes(shape: tuple[int, ...]) -> int:
 
 def _open_memory(size: int) -> int:
     """Descriptor of memory that bears no name, so that nothing stays behind."""
-    if hasattr(os, "memfd_create"):
-        memory = os.memfd_create("decoded groups")
-    else:
-        with tempfile.TemporaryFile() as file:
-            memory = os.dup(file.fileno())
+    memory = os.memfd_create("decoded groups")
     os.ftruncate(memory, size)
     return memory
 

@@ -19,7 +19,7 @@ from shards.errors import DamageError
 
 _SPARE_FILES = 256  # file descriptors left to the rest of the process
 _MOST_MAPPINGS_FILE = Path("/proc/sys/vm/max_map_count")
-_USUAL_OPEN_SHARDS = 30_000  # where that cannot be read: just under half of what Linux usually allows, 65,530
+_USUAL_MOST_MAPPINGS = 65_530  # where that cannot be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,5 +78,5 @@ def _most_mappings() -> int:
     """How many mappings a process may have; past it, mmap says that memory is short."""
     try:
         return int(_MOST_MAPPINGS_FILE.read_text())
-    except (OSError, ValueError):  # not Linux
-        return 2 * _USUAL_OPEN_SHARDS
+    except OSError:
+        return _USUAL_MOST_MAPPINGS

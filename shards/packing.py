@@ -153,8 +153,6 @@ def _pack_shard(
 
 def _choose_size(source: str | Path, sizes: set[tuple[int, int]], size: int | None) -> int:
     if size is not None:
-        if size < 1:
-            raise ValueError(f"size {size}: give a whole number of pixels above 0")
         return size
     width, height = min(sizes)
     if len(sizes) > 1 or width != height:

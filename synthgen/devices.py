@@ -177,7 +177,7 @@ def find_compiler(device: torch.device) -> str | None:
             with suppress(PackageNotFoundError):
                 return f"triton {version(package)}"
         return None
-    return _cpp_compiler(os.environ.get("CXX") or ("clang++" if platform.system() == "Darwin" else "g++"))
+    return _cpp_compiler(os.environ.get("CXX") or "g++")
 
 
 @cache

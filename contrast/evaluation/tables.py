@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from contrast.evaluation.results import ROW_TITLES, Evaluation, GroupScores, TestScores
+from shards.console import format_table
 
 
 class Cell(NamedTuple):
@@ -126,9 +127,5 @@ def _range_of(groups: GroupScores) -> str:
 
 
 def _format_columns(corner: str, rows: list[str], columns: list[Column]) -> list[str]:
-    widths = [max(len(head), *(len(cell.text) for cell in cells.values())) + 2 for head, cells in columns]
-    lines = [f"{corner:<18}" + "".join(f"{head:>{width}}" for (head, _), width in zip(columns, widths, strict=True))]
-    for row in rows:
-        cells = "".join(f"{cells[row].text:>{width}}" for (_, cells), width in zip(columns, widths, strict=True))
-        lines.append(f"{ROW_TITLES[row]:<18}{cells}")
-    return lines
+    heads = (corner, *(head for head, _ in columns))
+    return format_table(heads, [(ROW_TITLES[row], *(cells[row].text for _, cells in columns)) for row in rows])
