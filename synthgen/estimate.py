@@ -17,6 +17,7 @@ from shards.quantities import format_bytes, format_count, format_seconds
 from synthgen.config import RenderConfig
 from synthgen.disk_room import SHARD_BYTES, check_room, estimate_group_bytes, free_bytes
 from synthgen.job import FolderState, RenderJob, prepare_job, survey_folder
+from synthgen.original import read_original
 from synthgen.plan import ShardPlan, draw_groups, plan_blocks
 
 _TAR_BYTES_PER_MEMBER = 512 + 256  # header, and half a block of padding
@@ -102,8 +103,6 @@ def _refuse_absent_weights(config: RenderConfig) -> None:
 
     name = config.generator
     if config.manifest is not None:
-        from synthgen.reproduction import read_original
-
         name = str(read_original(config).manifest.recipe.source.get("generator", name))
     if config.weights is None and name in PUBLISHED_CONFIGS and not find_weights(name):
         raise AbsentWeights(name, address=published_address(name), folder=default_folder(name))

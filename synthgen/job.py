@@ -16,13 +16,15 @@ from shards.manifest import MANIFEST_NAME, Manifest, load_manifest
 from shards.recipe import Recipe, RenderSettings
 from shards.survey import completed_shards
 from shards.work import WorkPlan
-from synthgen.adapters import GENERATORS, load_generator
+from synthgen.adapters import DEFAULT_GENERATOR, GENERATORS, load_generator
 from synthgen.class_weights import parse_class_weights
 from synthgen.classes import parse_classes
 from synthgen.config import RenderConfig
+from synthgen.original import read_original
 from synthgen.plan import ShardPlan, plan_shards
 from synthgen.settings import choose_batch_size, dtype_to_ask_for, stored_settings
 from synthgen.vectors import VectorFiles
+from synthgen.views import policy_from_recipe
 
 if TYPE_CHECKING:
     import torch
@@ -109,9 +111,7 @@ def prepare_job(
     devices = choose_devices(config.devices) if elsewhere is None else (torch.device("cpu"),)
     loads_on = devices[0] if len(devices) == 1 or to_measure else torch.device("cpu")
     if config.manifest is not None:
-        from synthgen.reproduction import job_from_manifest
-
-        return job_from_manifest(config, devices=devices, loads_on=loads_on)
+        return _job_from_manifest(config, devices=devices, loads_on=loads_on)
     assert config.n is not None
     stored, stored_shard_size = stored_settings(config.out)
     renders_on = devices[0] if elsewhere is None else torch.device(elsewhere)
@@ -145,6 +145,39 @@ def prepare_job(
         generator=generator,
         devices=devices,
         vectors=VectorFiles.of(config.walks, config.directions),
+    )
+
+
+def _job_from_manifest(config: RenderConfig, *, devices: tuple[torch.device, ...], loads_on: torch.device) -> RenderJob:
+    """The job that makes what config.manifest describes, its generator loaded on one device.
+
+    Raises:
+        ValueError: no generator made it, its weights are not these, its views are of no policy, or the folder
+            holds another dataset.
+        DamageError: the manifest is not as it was written.
+    """
+    from synthgen.rerender import load_recorded_generator
+
+    manifest = read_original(config).manifest
+    vectors = VectorFiles.of(config.walks, config.directions)
+    for entry in manifest.recipe.views:  # refused before the folder is made
+        policy_from_recipe(entry, vectors=vectors)
+    return RenderJob(
+        directory=config.out,
+        num_groups=manifest.num_groups,
+        recipe=manifest.recipe,
+        render=manifest.render,
+        shard_size=manifest.shard_size,
+        generator=load_recorded_generator(
+            manifest.recipe,
+            named=config.generator if config.generator != DEFAULT_GENERATOR else None,
+            weights=config.weights,
+            device=loads_on,
+            dtype=manifest.render.dtype,
+            batch_size=manifest.render.batch_size,
+        ),
+        devices=devices,
+        vectors=vectors,
     )
 
 

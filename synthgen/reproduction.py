@@ -17,31 +17,17 @@ import numpy as np
 from shards.canonical import JSON, first_difference
 from shards.dataset import GroupDataset
 from shards.errors import DamageError
-from shards.manifest import MANIFEST_NAME, Manifest, load_manifest, parse_manifest
+from shards.manifest import Manifest, load_manifest
 from shards.markers import tar_path
-from shards.quantities import format_count
 from shards.recipe import member_names
-from synthgen.adapters import DEFAULT_GENERATOR
 from synthgen.config import RenderConfig
-from synthgen.job import RenderJob
+from synthgen.original import Original, read_original
 from synthgen.rendering import render_dataset
-from synthgen.vectors import VectorFiles
-from synthgen.views import policy_from_recipe
 
 if TYPE_CHECKING:
-    import torch
-
     from synthgen.sameness import Sameness
 
 _MOST_COMPARED_GROUPS = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class Original:
-    """The manifest that a dataset is rendered from, as it was before the render, and where it lay."""
-
-    path: Path
-    manifest: Manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,63 +81,6 @@ def reproduce_dataset(config: RenderConfig, *, quiet: bool = False) -> Reproduct
     if not report.ok:
         raise DamageError(f"{config.out} is not what {original.path} describes: {report.describe()}")
     return report
-
-
-def job_from_manifest(config: RenderConfig, *, devices: tuple[torch.device, ...], loads_on: torch.device) -> RenderJob:
-    """The job that makes what config.manifest describes, its generator loaded on one device.
-
-    Raises:
-        ValueError: no generator made it, its weights are not these, its views are of no policy, or the folder
-            holds another dataset.
-        DamageError: the manifest is not as it was written.
-    """
-    from synthgen.rerender import load_recorded_generator
-
-    manifest = read_original(config).manifest
-    vectors = VectorFiles.of(config.walks, config.directions)
-    for entry in manifest.recipe.views:  # refused before the folder is made
-        policy_from_recipe(entry, vectors=vectors)
-    return RenderJob(
-        directory=config.out,
-        num_groups=manifest.num_groups,
-        recipe=manifest.recipe,
-        render=manifest.render,
-        shard_size=manifest.shard_size,
-        generator=load_recorded_generator(
-            manifest.recipe,
-            named=config.generator if config.generator != DEFAULT_GENERATOR else None,
-            weights=config.weights,
-            device=loads_on,
-            dtype=manifest.render.dtype,
-            batch_size=manifest.render.batch_size,
-        ),
-        devices=devices,
-        vectors=vectors,
-    )
-
-
-def read_original(config: RenderConfig) -> Original:
-    """The manifest of the request, a manifest.json or the folder that holds one, fit to be rendered into its `out`.
-
-    Raises:
-        ValueError: there is none, or `out` holds a dataset of another size.
-        DamageError: it is not as it was written.
-    """
-    assert config.manifest is not None
-    path, out = config.manifest, config.out
-    if path.is_dir():
-        path = path / MANIFEST_NAME
-    if not path.is_file():
-        raise ValueError(f"--from {path}: there is no such file; give a manifest.json, or the folder that holds it")
-    manifest = parse_manifest(path.read_bytes(), str(path))
-    if (out / MANIFEST_NAME).exists():
-        held = load_manifest(out).num_groups
-        if held != manifest.num_groups:
-            raise ValueError(
-                f"{out} holds {format_count(held)} groups, {path} describes {format_count(manifest.num_groups)}: "
-                "choose an empty or new folder"
-            )
-    return Original(path=path, manifest=manifest)
 
 
 def compare_datasets(original: Original, out: Path) -> Reproduction:
