@@ -108,7 +108,7 @@ def main() -> None:
     "--walks", type=click.Path(path_type=Path), help="steer: file of `synthgen steer train`.  [default: built-in]"
 )
 @click.option("--directions", type=click.Path(path_type=Path), help="directions: file of `synthgen directions`.")
-@click.option("--num-views", type=int, help="Views per group, beside the anchor.  [default: 1]")
+@click.option("--num-views", type=int, help="Views per group, beside the anchor; 0 for anchors alone.  [default: 1]")
 @click.option("--size", type=int, help="Pixels, height and width.  [default: the generator's]")
 @click.option("--format", type=click.Choice(("jpg", "png")), help="[default: jpg]")
 @click.option("--quality", type=int, help="jpg: 1 to 100.  [default: 95]")

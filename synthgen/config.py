@@ -119,13 +119,18 @@ class RenderConfig:
         self.view_policy()
         for name, lowest, highest in (
             ("n", 1, LARGEST_NUM_GROUPS),
-            ("num_views", 1, 64),
+            ("num_views", 0, 64),
             ("seed", 0, 2**63 - 1),
             ("size", 1, 4096),
             ("shard_size", 1, LARGEST_NUM_GROUPS),
             ("batch_size", 1, 100_000),
         ):
             self._check_whole(name, lowest, highest)
+        if self.num_views == 0:
+            of_views = ("views", "std", "radius", "degrees", "strength", "edits", "walks", "directions")
+            given = [name for name in of_views if getattr(self, name) != self.__dataclass_fields__[name].default]
+            if given:
+                raise ValueError(f"num-views 0: without views there is no {given[0]}; omit --{given[0]}")
         for name in ("store_latents", "compile"):
             if getattr(self, name) is not None:
                 check_flag(name, getattr(self, name))

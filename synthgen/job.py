@@ -206,7 +206,7 @@ def make_recipe(config: RenderConfig, generator: Generator) -> Recipe:
             source["class_weights"] = {str(label): weight for label, weight in weights.items()}
     views = config.view_policy().recipe()
     policies = [views["policy"], *(component["policy"] for component in views.get("components", ()))]
-    if "independent" in policies and not classes:
+    if "independent" in policies and not classes and config.num_views:
         raise ValueError(
             f"views {config.views}: {generator.name} has no classes, so an independent view has nothing in common with "
             "its anchor: use another policy, such as gaussian"

@@ -135,11 +135,14 @@ def _exit(number: int, frame: FrameType | None) -> None:
 def _opening_lines(job: RenderJob, state: FolderState) -> list[str]:
     recipe = job.recipe
     truncation = float(recipe.source["truncation"])
-    view = policy_from_recipe(recipe.views[0], vectors=job.vectors).describe(truncation=truncation)
+    views = "no views"
+    if recipe.views:
+        policy = policy_from_recipe(recipe.views[0], vectors=job.vectors)
+        views = f"{recipe.num_views} x {policy.describe(truncation=truncation)}"
     lines = [
         f"recipe {recipe.id[:12]}: {job.generator.name} on {describe_devices(job.devices)} in {job.render.dtype}, "
         f"batch {job.render.batch_size}, {'compiled passes, ' if job.render.compiled else ''}"
-        f"truncation {truncation:g}; {recipe.num_views} x {view}"
+        f"truncation {truncation:g}; {views}"
     ]
     if state.num_groups > job.num_groups:
         lines.append(
