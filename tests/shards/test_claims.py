@@ -73,6 +73,15 @@ def test_a_shard_goes_to_one_of_many(folder: Path) -> None:
     assert read_failures(folder) == []
 
 
+def test_the_same_pid_on_another_host_is_somebody_else(folder: Path) -> None:
+    ours, theirs = claim(0), claim(0, host="nowhere-76543210")
+    assert take_shard(folder, ours) == "taken"
+    assert take_shard(folder, theirs) == "held"
+    release_claim(folder, theirs)
+    assert end_claims(folder, theirs.host, theirs.pid, "it was lost") is None
+    assert [found.host for found in read_claims(folder)] == [ours.host] and read_failures(folder) == []
+
+
 def test_a_claim_lasts_as_long_as_it_is_renewed(folder: Path) -> None:
     assert take_shard(folder, claim(0)) == "taken"
     grow_old(folder, 0, LEASE_SECONDS - 20)
@@ -98,8 +107,9 @@ def test_a_claim_that_is_gone_is_made_again_unless_the_shard_is_done(folder: Pat
     for index in (0, 1):
         renew_claim(folder, claim(index))  # it was only asleep
     assert [(found.index, found.pid) for found in read_claims(folder)] == [(0, 8), (1, 7)]
+    (dataset / ".work").mkdir()  # others are at work
     renew_claim(dataset, claim(1))
-    assert read_claims(dataset) == [] and not (dataset / ".work").exists()
+    assert read_claims(dataset) == []
 
 
 @pytest.mark.parametrize("hours", [-5, 5])
@@ -182,6 +192,8 @@ def test_a_finished_shard_is_not_claimed(dataset: Path) -> None:
     assert not (dataset / ".work").exists()
     longer = Claim(index=2, count=4, host="elsewhere-01234567", pid=7, device="cpu", task="", began=1.0)
     assert not is_done(dataset, 2, 4) and take_shard(dataset, longer) == "taken", "it holds two groups, not four"
+    (dataset / "data/train-000001.tar").unlink()
+    assert not is_done(dataset, 1, 4) and take_shard(dataset, claim(1)) == "taken", "its tar was lost"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import simplejpeg
 
 from shards import DamageError, GroupDataset, Manifest, Recipe, decode_image, encode_image
 from shards.codec import decode_into, default_subsampling
-from shards.mapping import allow_open_files
+from shards.mapping import allow_open_files, narrow_index
 
 Build = Callable[..., Manifest]
 MakeRecipe = Callable[..., Recipe]
@@ -57,10 +57,11 @@ def test_n_is_an_exact_prefix(shared_dataset: Path, n: int) -> None:
     whole, prefix = GroupDataset(shared_dataset), GroupDataset(shared_dataset, n=n)
     assert len(prefix) == len(prefix.labels) == n
     assert np.array_equal(prefix.batch(range(n))[0], whole.batch(range(n))[0])
-    with pytest.raises(IndexError):
-        prefix.batch([n])
-    with pytest.raises(IndexError):
-        prefix.read(n, "json")
+    for outside in (n, -1):
+        with pytest.raises(IndexError, match=f"the dataset holds 0 to {n - 1}"):
+            prefix.batch([0, outside])
+        with pytest.raises(IndexError):
+            prefix.read(outside, "json")
 
 
 @pytest.mark.parametrize(
@@ -142,6 +143,16 @@ def test_without_a_limit_to_read_thirty_thousand_shards_may_be_mapped(
     assert allow_open_files(100_000) == 100_000
 
 
+@pytest.mark.parametrize(
+    ("tar_bytes", "label", "dtype"),
+    [(2**31 - 1, 2**31 - 1, np.int32), (2**31, 9, np.int64), (20480, 2**31, np.int64)],
+)
+def test_an_index_is_narrow_where_that_is_wide_enough(tar_bytes: int, label: int, dtype: type) -> None:
+    index = np.array([[label, tar_bytes - 512, 100]])
+    narrow = narrow_index(index, tar_bytes)
+    assert narrow.dtype == dtype and np.array_equal(narrow, index)
+
+
 def test_opening_reads_only_the_manifest(dataset: Path) -> None:
     for path in dataset.glob("data/*"):
         path.unlink()
@@ -152,11 +163,12 @@ def test_opening_reads_only_the_manifest(dataset: Path) -> None:
 # Damage
 
 
-def test_a_truncated_tar_is_named(dataset: Path) -> None:
-    os.truncate(dataset / "data/train-000001.tar", 5000)
+@pytest.mark.parametrize("num_bytes", [5000, 20479])
+def test_a_truncated_tar_is_named(dataset: Path, num_bytes: int) -> None:
+    os.truncate(dataset / "data/train-000001.tar", num_bytes)
     opened = GroupDataset(dataset)
     opened.batch([0, 9])
-    with pytest.raises(DamageError, match=r"train-000001.tar is truncated: 5000 bytes of \d+; shards verify"):
+    with pytest.raises(DamageError, match=rf"train-000001.tar is truncated: {num_bytes} bytes of 20480; shards verify"):
         opened.batch([0, 5])
 
 

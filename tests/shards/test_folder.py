@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +20,14 @@ from shards.claims import (
     read_claims,
     take_shard,
 )
-from shards.folder import finish_dataset, finish_if_whole, lock_dataset, lock_holder, share_dataset
+from shards.folder import (
+    finish_dataset,
+    finish_if_whole,
+    lock_dataset,
+    lock_holder,
+    restore_files,
+    share_dataset,
+)
 from shards.work import WorkPlan, begin_work, join_work, read_plan
 from tests.shards.samples import PLAN, RENDER, Build, MakeRecipe, claim
 
@@ -133,6 +141,23 @@ def test_a_dataset_is_not_finished_while_shards_are_missing(dataset: Path) -> No
         finish_dataset(dataset, num_groups=10, shard_size=4)
     with pytest.raises(ValueError, match="holds groups up to 10, more than 8"):
         finish_dataset(dataset, num_groups=8, shard_size=4)
+    before = (dataset / "manifest.json").read_bytes()
+    with pytest.raises(ValueError, match=r"shards are not those of its manifest: run the same synthgen render again"):
+        restore_files(dataset)
+    assert (dataset / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("seed", "dtype"), [(1, "float32"), (0, "bfloat16")], ids=["recipe", "render settings"])
+def test_shards_of_two_renders_are_not_finished_as_one(
+    tmp_path: Path, build_shard: Callable[..., None], recipe: MakeRecipe, seed: int, dtype: str
+) -> None:
+    for index, made in enumerate((recipe(), recipe(seed=seed))):
+        build_shard(tmp_path, made, index, 4 * index, 4)
+    marker = tmp_path / "data/train-000001.done.json"
+    marker.write_text(marker.read_text().replace("float32", dtype))
+    with pytest.raises(ValueError, match="shard 1 is of another recipe than shard 0: render it again"):
+        finish_dataset(tmp_path, num_groups=8, shard_size=4)
+    assert not (tmp_path / "manifest.json").exists()
 
 
 def test_a_second_job_is_told_and_stops(tmp_path: Path) -> None:

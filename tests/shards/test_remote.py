@@ -31,10 +31,11 @@ def test_over_http_every_shard_comes_once(server: FileServer, shared_dataset: Pa
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".tar"] * 3
 
 
-def test_only_the_shards_of_a_prefix_come(server: FileServer, tmp_path: Path) -> None:
+def test_only_the_shards_of_a_prefix_come(server: FileServer, shared_dataset: Path, tmp_path: Path) -> None:
     dataset = RemoteDataset(f"{server.address}/", n=6, cache=tmp_path)
     assert len(dataset) == 6 and not list(tmp_path.iterdir())
     dataset.batch([5, 0])
+    assert dataset.labels.tolist() == GroupDataset(shared_dataset, n=6).labels.tolist()
     assert not server.asked["train-000002.tar"]
     with pytest.raises(ValueError, match=f"--n 11: {server.address} holds 10 groups"):
         RemoteDataset(server.address, n=11, cache=tmp_path)

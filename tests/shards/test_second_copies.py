@@ -1,4 +1,4 @@
-"""A shard that was rendered twice: the second copy is discarded, whatever its bytes."""
+"""A shard that was rendered twice: the second copy is discarded, whatever its bytes, where the first one is whole."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shards import Recipe, ShardWriter
+from shards import Recipe, ShardWriter, verify
 from shards.folder import finish_dataset
 from tests.shards.samples import RENDER, Build
 
@@ -42,6 +42,15 @@ def test_the_second_copy_of_a_shard_is_discarded(
     after = {path.name: (path.read_bytes(), path.stat().st_ino) for path in (tmp_path / "data").iterdir()}
     assert after == before
     assert hashlib.sha256((tmp_path / "data/train-000000.tar").read_bytes()).hexdigest() == record.sha256
+
+
+@pytest.mark.parametrize("lost", ["train-000000.tar", "train-000000.index.npy"])
+def test_a_copy_of_a_shard_of_which_a_file_was_lost_takes_its_place(
+    dataset: Path, build_shard: Callable[..., None], recipe: Callable[..., Recipe], lost: str
+) -> None:
+    (dataset / "data" / lost).unlink()
+    build_shard(dataset, recipe(), 0, 0, 4)
+    assert verify(dataset).ok
 
 
 def test_a_late_copy_of_a_shard_that_has_grown_is_discarded(tmp_path: Path, build: Build, build_shard, recipe) -> None:

@@ -168,8 +168,25 @@ def test_the_cache_keeps_to_its_size(tmp_path: Path, build: Callable[..., Manife
     for index in (0, 4, 8, 12, 0, 20):
         assert np.array_equal(dataset.images(index), GroupDataset(tmp_path / "d").images(index))
         assert sum(path.stat().st_size for path in (tmp_path / "cache").iterdir()) <= 2 * size
+        assert len(dataset._open) <= 2, "a dropped file that is still mapped keeps its room on the disk"
     with pytest.raises(ValueError, match=r"does not hold one shard of .*: give a larger --cache-bytes"):
         RemoteDataset(f"file://{tmp_path}/d", cache=tmp_path / "cache", cache_bytes=size - 1)
+
+
+def test_what_was_not_used_for_longest_is_dropped(tmp_path: Path, build: Callable[..., Manifest]) -> None:
+    manifest = build(tmp_path / "d", 12)
+    places = [tmp_path / "cache" / f"{shard.sha256}.tar" for shard in manifest.shards]
+
+    def fetch(index: int) -> None:
+        limit = 2 * manifest.shards[0].bytes
+        RemoteDataset(f"file://{tmp_path}/d", cache=tmp_path / "cache", cache_bytes=limit).fetch([index])
+
+    for index, age_seconds in ((0, 200), (1, 100)):
+        fetch(index)
+        os.utime(places[index], (places[index].stat().st_mtime - age_seconds,) * 2)
+    fetch(0)
+    fetch(2)
+    assert [place.exists() for place in places] == [True, False, True]
 
 
 def test_many_threads_fetch_a_shard_once(server: FileServer, tmp_path: Path) -> None:

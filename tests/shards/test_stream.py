@@ -54,6 +54,23 @@ def test_the_order_is_a_function_of_seed_and_epoch(tmp_path: Path, build: Callab
     assert shards[::5] == shard_order(6, seed=1, epoch=0)
 
 
+def test_groups_of_one_shard_are_mixed_too_and_differently_in_every_epoch(
+    tmp_path: Path, build: Callable[..., Manifest]
+) -> None:
+    build(tmp_path / "d", 30, shard_size=30)
+    orders = [indices(tmp_path / "d", seed=seed, epoch=epoch) for seed, epoch in [(0, 0), (0, 1), (1, 0)]]
+    orders.append(indices(tmp_path / "d", shuffle_buffer=8))
+    assert len({tuple(order) for order in [*orders, range(30)]}) == 5
+    firsts = {next(stream_groups(tmp_path / "d", seed=seed, shuffle_buffer=8)).index for seed in range(20)}
+    assert firsts <= set(range(8)) and len(firsts) > 3, "any of those that wait comes first"
+
+
+def test_no_two_ranks_mix_their_shards_alike(tmp_path: Path, build: Callable[..., Manifest]) -> None:
+    build(tmp_path / "d", 60, shard_size=30)
+    orders = [[index % 30 for index in indices(tmp_path / "d", rank=rank, world_size=2)] for rank in (0, 1)]
+    assert orders[0] != orders[1]
+
+
 def test_the_order_of_shards_is_pinned() -> None:
     assert shard_order(8, seed=0, epoch=0) == [0, 2, 1, 5, 4, 3, 6, 7]
     assert shard_order(8, seed=0, epoch=1) == [5, 3, 7, 2, 4, 1, 0, 6]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -39,6 +40,17 @@ def test_only_whole_shards_with_markers_count(dataset: Path, recipe: MakeRecipe)
     assert list(scan_markers(dataset)) == [1, 2]
 
 
+def test_a_shard_with_too_long_a_tar_or_without_its_index_is_made_again(
+    dataset: Path, build: Build, recipe: MakeRecipe
+) -> None:
+    with open(dataset / "data/train-000000.tar", "ab") as file:
+        file.write(bytes(10240))
+    (dataset / "data/train-000001.index.npy").unlink()
+    assert completed(dataset, recipe()) == [2]
+    build(dataset, 10)
+    assert verify(dataset).ok
+
+
 @pytest.mark.parametrize("with_manifest", [True, False])
 def test_another_recipe_is_refused_by_its_field(dataset: Path, recipe: MakeRecipe, with_manifest: bool) -> None:
     if not with_manifest:
@@ -65,6 +77,9 @@ def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path, build: Build, r
 def test_a_broken_marker_is_damage_with_a_repair(dataset: Path, recipe: MakeRecipe) -> None:
     (dataset / "data/train-000001.done.json").write_text("{")
     with pytest.raises(DamageError, match="delete this file"):
+        completed(dataset, recipe())
+    shutil.copy(dataset / "data/train-000000.done.json", dataset / "data/train-000001.done.json")
+    with pytest.raises(DamageError, match=r"train-000001\.done\.json: it is shard 0's marker; delete this file"):
         completed(dataset, recipe())
 
 
@@ -109,6 +124,20 @@ def test_a_shard_that_was_lost_may_come_back_with_other_bytes(
     assert completed(dataset, recipe()) == [0, 1, 2]
     old = load_manifest(dataset).shards[1]
     assert build(dataset, 10).shards[1].sha256 != old.sha256 and verify(dataset).ok
+
+
+def test_a_shard_that_is_replaced_while_its_tar_is_read_is_no_damage(
+    dataset: Path, recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its old marker, which the tar contradicts, goes first."""
+    path, file_digest = alter_marker(dataset, 0, sha256="0" * 64), hashlib.file_digest
+
+    def replace_meanwhile(*arguments: Any) -> Any:
+        path.unlink(missing_ok=True)
+        return file_digest(*arguments)
+
+    monkeypatch.setattr(hashlib, "file_digest", replace_meanwhile)
+    assert completed(dataset, recipe()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("with_manifest", [True, False])

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from shards import DamageError, GroupDataset, Manifest, Recipe, encode_image, ve
 Build = Callable[..., Manifest]
 
 TAR = "data/train-000001.tar"
+INDEX_DIFFERS = "index.npy does not agree with the tar, from group 000000006 on"
 
 
 def alter(path: Path, old: bytes, new: bytes) -> None:
@@ -42,9 +44,9 @@ def flip_byte_in_image(dataset: Path) -> None:
     (dataset / TAR).write_bytes(data)
 
 
-def alter_index(dataset: Path) -> None:
+def alter_index(dataset: Path, column: int) -> None:
     index = np.load(dataset / "data/train-000001.index.npy")
-    index[2, 1] += 512
+    index[2, column] += 1
     np.save(dataset / "data/train-000001.index.npy", index)
 
 
@@ -83,12 +85,24 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, bool]] = {
         "SHA256SUMS, line 5: 'x' is not a checksum",
         True,
     ),
+    "a file too many in the checksums": (
+        lambda d: (d / "SHA256SUMS").write_text(
+            (d / "SHA256SUMS").read_text() + f"{'0' * 64}  data/train-000009.tar\n"
+        ),
+        "agree about data/train-000009.tar",
+        True,
+    ),
     "empty checksums": (lambda d: os.truncate(d / "SHA256SUMS", 0), "line 1: '' is not a checksum", True),
     "missing card": (lambda d: (d / "README.md").unlink(), "README.md is missing", True),
     "altered timm table": (lambda d: alter(d / "_info.json", b"10", b"11"), "_info.json does not agree", True),
     "altered name in a marker": (
         lambda d: alter(d / "data/train-000001.done.json", b'"cat"', b'"cow"'),
         "done.json does not agree with the manifest",
+        True,
+    ),
+    "another render's marker": (
+        lambda d: alter(d / "data/train-000001.done.json", b'"batch_size":4', b'"batch_size":8'),
+        "done.json is of another recipe",
         True,
     ),
     "altered manifest": (lambda d: alter(d / "manifest.json", b'"cat"', b'"cow"'), "agree about manifest.json", True),
@@ -102,9 +116,21 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, bool]] = {
     "another index": (lambda d: alter(d / TAR, b'"index":5', b'"index":6'), "index is 6, not 5", False),
     "a class that is none": (lambda d: alter(d / TAR, b'"label":8', b'"label":7'), "label 7 is not a class", False),
     "another class's name": (lambda d: alter(d / TAR, b'"dog"', b'"cat"'), "class_name is 'cat', not 'dog'", False),
+    "views that are no list": (
+        lambda d: alter(d / TAR, b'[{"policy":"gaussian","std":0.3}]', b'{"policy":"gaussian, std 0.3000"}'),
+        "views does not describe 1 views",
+        False,
+    ),
+    "a view too few": (
+        lambda d: alter(d / TAR, b'[{"policy":"gaussian","std":0.3}]', b"[]".ljust(33)),
+        "views does not describe 1 views",
+        False,
+    ),
     "broken json": (lambda d: alter(d / TAR, b'{"class_name"', b'["class_name"'), "is not JSON", False),
     "flipped bit in an index's header": (flip_bit_in_index, "index.npy cannot be read", False),
-    "altered index": (alter_index, "index.npy does not agree with the tar, from group 000000006 on", False),
+    "altered label in an index": (partial(alter_index, column=0), INDEX_DIFFERS, False),
+    "altered offset in an index": (partial(alter_index, column=1), INDEX_DIFFERS, False),
+    "altered size in an index": (partial(alter_index, column=-1), INDEX_DIFFERS, False),
 }
 
 

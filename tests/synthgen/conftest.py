@@ -14,6 +14,8 @@ import pytest
 import torch
 from pytorch_pretrained_biggan import BigGAN
 
+import synthgen
+from shards.manifest import Manifest
 from synthgen.vectors import VectorSet, write_vectors
 from tests.synthgen import small_renders
 
@@ -116,3 +118,16 @@ def whole(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "d"
     assert small_renders.run(folder, tiny_weights).exit_code == 0
     return folder
+
+
+@pytest.fixture
+def render(tiny_weights: Path) -> Iterator[object]:
+    """`synthgen.render` with the tiny generator, in shards of 100 and batches of 20."""
+
+    def run(n: int | str, out: Path, **options: object) -> Manifest:
+        settings = {"weights": tiny_weights, "shard_size": 100, "batch_size": 20, "dtype": "float32", "devices": "cpu"}
+        return synthgen.render(n=n, out=out, **({"quiet": True} | settings | options))
+
+    threads = torch.get_num_threads()
+    yield run
+    assert torch.get_num_threads() == threads, "the process's own setting is put back"

@@ -10,6 +10,7 @@ import torch
 
 import synthgen
 from synthgen.arithmetic import reproducible_arithmetic
+from synthgen.pipeline import ShardRenderer
 
 CPU = torch.device("cpu")
 NEW_WAYS = ("cuda.matmul", "cudnn.conv", "mkldnn.conv")
@@ -35,9 +36,17 @@ def test_the_newer_way_to_allow_tf32_is_put_aside_too(name: str) -> None:
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_pixels_do_not_depend_on_what_the_process_allows_elsewhere(tiny_weights: Path, whole: Path) -> None:
+def test_pixels_do_not_depend_on_what_the_process_allows_elsewhere(
+    tiny_weights: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """TF32 or bfloat16 in place of float32 products, allowed for other work, is put aside and put back."""
-    before = torch.get_float32_matmul_precision()
+    seen, generate, before = set(), ShardRenderer._generate, torch.get_float32_matmul_precision()
+
+    def look_and_generate(self: ShardRenderer, *arguments: object) -> object:
+        seen.add((torch.get_float32_matmul_precision(), torch.get_num_threads()))
+        return generate(self, *arguments)
+
+    monkeypatch.setattr(ShardRenderer, "_generate", look_and_generate)
     torch.set_float32_matmul_precision("medium")
     try:
         with reproducible_arithmetic(CPU):
@@ -48,6 +57,8 @@ def test_pixels_do_not_depend_on_what_the_process_allows_elsewhere(tiny_weights:
         assert torch.get_float32_matmul_precision() == "medium"
         report = synthgen.verify_render(whole, groups=20, weights=tiny_weights, device="cpu")
         assert report.sameness.identical
+        synthgen.render(n=20, out=tmp_path / "d", weights=tiny_weights, devices="cpu", quiet=True)
+        assert seen == {("highest", 1)} and torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
 

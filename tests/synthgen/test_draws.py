@@ -54,6 +54,13 @@ def test_block_slice_and_single_row_agree(dim: int, first: int) -> None:
         np.testing.assert_array_equal(draw(first + row, 1)[0], block[row])
 
 
+@pytest.mark.parametrize("seed", [2**32, 2**32 + 7, 2**63 - 1])
+def test_every_bit_of_a_seed_counts(seed: int) -> None:
+    words = draw_words(seed=seed, stream="anchor", first=0, count=50, dim=4)
+    for fewer_bits in {seed % 2**32, int(float(seed))} - {seed}:
+        assert (draw_words(seed=fewer_bits, stream="anchor", first=0, count=50, dim=4) != words).all()
+
+
 def test_no_two_rows_streams_or_seeds_share_a_word() -> None:
     """In GenRep, neighbour i + 1 of class k drew the noise of neighbour i of class k + 1: the seeds were sums."""
     parts = [
@@ -123,7 +130,9 @@ def test_every_prefix_is_balanced_to_within_one(classes: tuple[int, ...]) -> Non
     for length in {1, len(classes) // 2 + 1, len(classes), 2 * len(classes) + 1, len(labels)}:
         counts = [int((labels[:length] == label).sum()) for label in classes]
         assert max(counts) - min(counts) <= 1
-    np.testing.assert_array_equal(draw_labels(seed=1, first=2, count=len(labels) - 2, classes=classes), labels[2:])
+    for first in (2, len(classes) + 1):  # in the first run and in the second
+        rest = draw_labels(seed=1, first=first, count=len(labels) - first, classes=classes)
+        np.testing.assert_array_equal(rest, labels[first:])
 
 
 def test_runs_are_permuted_differently_and_by_the_seed() -> None:

@@ -6,9 +6,7 @@ import errno
 import hashlib
 import io
 import itertools
-import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import torch
 import synthgen
 from shards.dataset import GroupDataset
 from shards.folder import lock_dataset
-from shards.manifest import Manifest, ShardRecord, load_manifest
+from shards.manifest import ShardRecord, load_manifest
 from shards.markers import read_marker, scan_markers
 from shards.recipe import Recipe, RenderSettings
 from shards.verification import verify
@@ -32,19 +30,6 @@ CPU = torch.device("cpu")
 
 def tar_digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("data/*.tar"))}
-
-
-@pytest.fixture
-def render(tiny_weights: Path) -> Iterator[object]:
-    """`synthgen.render` with the tiny generator, in shards of 100 and batches of 20."""
-
-    def run(n: int | str, out: Path, **options: object) -> Manifest:
-        settings = {"weights": tiny_weights, "shard_size": 100, "batch_size": 20, "dtype": "float32", "devices": "cpu"}
-        return synthgen.render(n=n, out=out, **({"quiet": True} | settings | options))
-
-    threads = torch.get_num_threads()
-    yield run
-    assert torch.get_num_threads() == threads, "the process's own setting is put back"
 
 
 def test_a_dataset_is_what_its_recipe_says(render, tiny_weights: Path, tmp_path: Path) -> None:
@@ -106,47 +91,6 @@ def test_blocks_that_do_not_divide_the_shards_change_nothing(render, tmp_path: P
     images_b, labels_b = GroupDataset(tmp_path / "b").batch(range(100))
     np.testing.assert_array_equal(images_a, images_b)
     np.testing.assert_array_equal(labels_a, labels_b)
-
-
-def test_a_second_run_renders_nothing(render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest = render(100, tmp_path / "d")
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
-    monkeypatch.setattr(ShardRenderer, "run", lambda *args, **kwargs: pytest.fail("rendered again"))
-    assert render(100, tmp_path / "d") == manifest
-    assert render(40, tmp_path / "d") == manifest, "a prefix is there already"
-    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
-    assert after == before
-
-
-@pytest.mark.parametrize("name", ["README.md", "SHA256SUMS", "_info.json", "manifest.json"])
-def test_a_second_run_puts_back_the_files_beside_the_shards(
-    render, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    manifest = render(40, tmp_path / "d")
-    original = (tmp_path / "d" / name).read_bytes()
-    altered = {"SHA256SUMS": original + b"x\n", "manifest.json": original.replace(b'"plane"', b'"plain"')}.get(name)
-    if altered is None:
-        (tmp_path / "d" / name).unlink()
-    else:
-        assert altered != original
-        (tmp_path / "d" / name).write_bytes(altered)
-    assert not verify(tmp_path / "d").ok
-    assert render(40, tmp_path / "d", quiet=False) == manifest
-    said = capsys.readouterr().err
-    assert "is complete, nothing to render: 40 groups in 1 shard\n" in said and said.endswith(
-        f"lost or altered: {name}\n"
-    ), "and no progress"
-    assert (tmp_path / "d" / name).read_bytes() == original
-    assert verify(tmp_path / "d").ok
-
-
-def test_settings_that_decide_bytes_are_taken_from_the_folder(render, tmp_path: Path) -> None:
-    render(60, tmp_path / "d", shard_size=30, batch_size=10)
-    manifest = render(90, tmp_path / "d", shard_size=None, batch_size=None, dtype="auto")
-    assert (manifest.render.batch_size, manifest.render.dtype, manifest.shard_size) == (10, "float32", 30)
-    # Also where no manifest was written yet.
-    (tmp_path / "d" / "manifest.json").unlink()
-    assert render(90, tmp_path / "d", shard_size=None, batch_size=None, dtype="auto") == manifest
 
 
 def test_classes_as_a_list_and_options_that_there_are_not(render, tmp_path: Path) -> None:
@@ -299,16 +243,3 @@ def test_images_that_are_no_numbers_are_not_stored(tmp_path: Path, value: float)
     assert read_marker(tmp_path, 1) is None, "the ninth pass is of its groups"
     assert read_marker(tmp_path, 2) is None, "it comes after the spoilt one"
     assert not list(tmp_path.glob("data/.*")), "no temporary file remains"
-
-
-def test_markers_of_another_machine_are_noticed(render, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    render(100, tmp_path / "d")
-    marker = tmp_path / "d" / "data" / "train-000000.done.json"
-    data = json.loads(marker.read_text())
-    data["environment"]["device"] = "Abacus 3000"
-    marker.write_text(json.dumps(data))
-    render(200, tmp_path / "d", quiet=False)
-    said = capsys.readouterr().err
-    assert "resuming: 1 of 2 shards are done" in said
-    assert "may differ in their last bits from the old ones (device: Abacus 3000 in the folder, cpu here)" in said
-    assert "100%" in said and "slowest" in said

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from shards.verification import verify
 from shards.writer import ShardWriter
 from synthgen.cli import main
 from synthgen.config import FREE_OPTIONS, RenderConfig
+from synthgen.reproduction import _environment_difference
 
 CHOICES = {"std": 0.5, "truncation": 0.7, "classes": "1,4", "seed": 3, "num_views": 2, "quality": 80, "size": 24}
 DECIDED = {
@@ -147,12 +149,25 @@ def test_another_device_is_named_and_its_pixels_are_compared(
     assert "L1 bytes: 0 of 3 tars identical (device: Abacus 3000 in the manifest, cpu here)" in result.stdout
     assert "L0 plan: same; L1 bytes: identical in 0 of 70 groups" in result.stdout
     assert "L2 pixels: mean " in result.stdout and ": close, within 4\n" in result.stdout
-    # Their manifest without their shards: the reason is there, the pixels are not.
-    shutil.rmtree(theirs / "data")
-    result = run(f"--from={theirs}", f"--out={tmp_path / 'again'}", f"--weights={tiny_weights}")
-    assert result.exit_code == 0
-    assert "L0 plan: same recipe" in result.stdout and "Abacus 3000" in result.stdout
-    assert "not compared, the original shards are not here" in result.stdout
+    # Their manifest without a shard, or any: the reason is there, the pixels are not.
+    for remove in (lambda: (theirs / "data/train-000001.tar").unlink(), lambda: shutil.rmtree(theirs / "data")):
+        remove()
+        result = run(f"--from={theirs}", f"--out={tmp_path / 'again'}", f"--weights={tiny_weights}")
+        assert result.exit_code == 0
+        assert "L0 plan: same recipe" in result.stdout and "Abacus 3000" in result.stdout
+        assert "not compared, the original shards are not here" in result.stdout
+
+
+def test_any_two_environments_may_explain_other_bytes(original: Path) -> None:
+    one = load_manifest(original)
+    (here,) = one.environments
+    two = replace(one, environments=(here, {**here, "device": "Abacus 3000"}))
+    assert _environment_difference(two, one) == "device: Abacus 3000 in the manifest, cpu here"
+    assert _environment_difference(one, two) == "device: cpu in the manifest, Abacus 3000 here"
+    assert _environment_difference(one, one) is None
+    assert _environment_difference(replace(one, environments=()), one) == (
+        "the manifest does not say where it was rendered"
+    )
 
 
 @pytest.mark.parametrize(

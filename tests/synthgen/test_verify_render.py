@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,8 +55,9 @@ def rewrite(folder: Path, shard: int, change: Callable[[bytes], bytes]) -> None:
     (folder / "manifest.json").write_bytes(manifest_bytes(replace(manifest, shards=shards)))
 
 
-def set_environment(folder: Path, **changes: str) -> None:
-    for path in folder.glob("data/*.done.json"):
+def set_environment(folder: Path, *, shards: Sequence[int] = range(3), **changes: str) -> None:
+    for shard in shards:
+        path = folder / "data" / f"train-{shard:06d}.done.json"
         data = json.loads(path.read_text())
         data["environment"].update(changes)
         path.write_text(json.dumps(data))
@@ -106,13 +107,16 @@ def test_another_dtype_is_close_and_measured(rendered: Path, tiny_weights: Path)
     assert strict.exit_code == 1 and "NOT CLOSE, beyond 0.001" in strict.stderr and strict.stderr.count("\n") == 1
 
 
-def test_other_bytes_in_the_same_environment_are_damage(rendered: Path, tiny_weights: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("elsewhere", [(), (0,)], ids=["", "another shard from elsewhere"])
+def test_other_bytes_in_the_same_environment_are_damage(
+    rendered: Path, tiny_weights: Path, tmp_path: Path, elsewhere: tuple[int, ...]
+) -> None:
     folder = Path(shutil.copytree(rendered, tmp_path / "d"))
     rewrite(folder, 1, swap_images)
-    shutil.copy(rendered / "data/train-000001.index.npy", folder / "data/train-000001.index.npy")
     index = np.load(folder / "data/train-000001.index.npy")
     index[[0, 1], 2] = index[[1, 0], 2]
     np.save(folder / "data/train-000001.index.npy", index)
+    set_environment(folder, shards=elsewhere, device="Abacus 3000")
     result = run(folder, tiny_weights, "--groups=70")
     assert result.exit_code == 1, result.output
     lines = result.stdout.splitlines()
@@ -216,6 +220,10 @@ def test_the_sample(num_groups: int, batch_size: int, groups: int) -> None:
         assert len(sample) <= max(-(-groups // 8), -(-groups // batch_size)) + 1
     if num_groups > 1000:
         assert choose_groups(manifest, groups=groups, seed=0) != choose_groups(manifest, groups=groups, seed=1)
+
+
+def test_how_far_a_close_image_may_be_off_is_pinned() -> None:
+    assert CLOSE == {"jpg": 4.0, "png": 1.5}
 
 
 def test_differences_are_those_of_numpy() -> None:

@@ -68,6 +68,7 @@ def test_angular_keeps_every_rows_length_and_turns_it_by_the_angle_drawn() -> No
     np.testing.assert_allclose(lengths(latents), lengths(ANCHOR), rtol=1e-12)
     cosines = (latents * ANCHOR).sum(axis=1) / lengths(ANCHOR) ** 2
     drawn = np.array([row["degrees"] for row in stored])
+    np.testing.assert_array_equal(drawn, drawn.round(6))
     np.testing.assert_allclose(np.degrees(np.arccos(np.clip(cosines, -1, 1))), drawn, rtol=0, atol=1e-5)
     assert stats.kstest(drawn / 50, stats.uniform.cdf).pvalue > 0.01
     # Across the anchor, all directions are alike.
@@ -116,8 +117,10 @@ def test_leaving_an_edit_out_changes_no_other(vectors: Callable[..., VectorSet])
     walks = vectors("walks", dim=DIM)
     _, every = make_policy("steer", walks=walks).latents(ANCHOR, **PLACE)
     some = make_policy("steer", walks=walks, edits="rotate,zoom")
-    _, fewer = some.latents(ANCHOR, **PLACE)
+    latents, fewer = some.latents(ANCHOR, **PLACE)
     assert fewer == [{"policy": "steer", "zoom": row["zoom"], "rotate": row["rotate"]} for row in every]
+    alphas = np.array([[row.get(edit, 0.0) for edit in walks.names] for row in fewer])
+    np.testing.assert_allclose(latents, ANCHOR + alphas @ walks.matrix, rtol=0, atol=1e-12)
     assert some == make_policy("steer", walks=walks, edits=["zoom", "rotate"]), "one writing for one choice"
 
 
