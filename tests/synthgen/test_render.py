@@ -61,6 +61,16 @@ def test_a_dataset_is_what_its_recipe_says(render, tiny_weights: Path, tmp_path:
     assert list(group.views) == [{"policy": "gaussian", "std": 0.4}] * 2
 
 
+def test_anchors_alone_are_those_of_a_dataset_with_views(render, tmp_path: Path) -> None:
+    manifest = render(30, tmp_path / "alone", num_views=0, store_latents=True)
+    render(30, tmp_path / "pairs", store_latents=True)
+    assert (manifest.num_images, manifest.recipe.views) == (1, ()) and verify(tmp_path / "alone").ok
+    alone, pairs = GroupDataset(tmp_path / "alone"), GroupDataset(tmp_path / "pairs")
+    for index in (0, 17, 29):
+        assert bytes(alone.read(index, "anchor.jpg")) == bytes(pairs.read(index, "anchor.jpg"))
+        assert np.array_equal(alone.latents(index), pairs.latents(index)[:1])
+
+
 def test_prefix_growth_and_single_shards_are_byte_identical(render, tmp_path: Path) -> None:
     whole = render(450, tmp_path / "whole")
     digests = tar_digests(tmp_path / "whole")
