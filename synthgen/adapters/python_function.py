@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +40,8 @@ def load_from_function(
 
     function = find_function(name)
     wanted = _wanted(function, name)
-    if weights is None and _needs_weights(function):
-        raise ValueError(f"{name} needs weights: give a file or folder as --weights")
-    if weights is not None and "weights" not in wanted:
-        raise ValueError(f"{name} takes no weights: omit --weights, or give the function a keyword weights")
-    if dtype not in ("auto", "float32") and "dtype" not in wanted:
-        raise ValueError(f"{name} takes no dtype: omit --dtype, or give the function a keyword dtype")
-    digest = None
-    if weights is not None:
-        if not weights.exists():
-            raise ValueError(f"no weights {weights}: check the path")
-        digest = file_sha256(weights) if weights.is_file() else None
+    _check_request(function, name, wanted, weights=weights, dtype=dtype)
+    digest = file_sha256(weights) if weights is not None and weights.is_file() else None
     number_format = choose_dtype(dtype, device) if "dtype" in wanted else "float32"
     offered = {
         "weights": weights,
@@ -66,6 +57,26 @@ def load_from_function(
         raise ValueError(f"{weights} changed while it was loaded: run the same command again when it is complete")
     if model is None:
         raise ValueError(f"{name} returned nothing: let it return the object that has sample(latents, labels)")
+    known = _weights_sha256(model, name, weights=weights, digest=digest)
+    return OwnGenerator(model, name=name, weights_sha256=known, dtype=number_format)
+
+
+def _check_request(
+    function: Callable[..., Any], name: str, wanted: Collection[str], *, weights: Path | None, dtype: str
+) -> None:
+    """Raises ValueError where the function does not take what is given, or needs what is not."""
+    if weights is None and _needs_weights(function):
+        raise ValueError(f"{name} needs weights: give a file or folder as --weights")
+    if weights is not None and "weights" not in wanted:
+        raise ValueError(f"{name} takes no weights: omit --weights, or give the function a keyword weights")
+    if dtype not in ("auto", "float32") and "dtype" not in wanted:
+        raise ValueError(f"{name} takes no dtype: omit --dtype, or give the function a keyword dtype")
+    if weights is not None and not weights.exists():
+        raise ValueError(f"no weights {weights}: check the path")
+
+
+def _weights_sha256(model: Any, name: str, *, weights: Path | None, digest: str | None) -> str:
+    """What the object says of its weights, and what their file says; the two agree."""
     stated = getattr(model, "weights_sha256", None)
     if stated is None and digest is None:
         raise ValueError(
@@ -77,7 +88,7 @@ def load_from_function(
             f"{name}: weights_sha256 is {str(stated)[:12]}…, and {weights} has {str(digest)[:12]}…: "
             "give the file that belongs to it, or omit the attribute"
         )
-    return OwnGenerator(model, name=name, weights_sha256=digest or str(stated), dtype=number_format)
+    return digest or str(stated)
 
 
 def takes_dtype(name: str) -> bool:
