@@ -118,7 +118,8 @@ def _training_rows(record: RunRecord, metrics: list[dict[str, float]]) -> list[t
 
 def _view_in_words(view: Mapping[str, JSON]) -> str:
     """Such as "gaussian, std 0.3"."""
-    return ", ".join(str(value) if name == "policy" else f"{name} {shorten(value)}" for name, value in view.items())
+    parameters = (f"{name} {shorten(value)}" for name, value in view.items() if name != "policy")
+    return ", ".join([str(view["policy"]), *parameters])
 
 
 def _read_figures(run: Path) -> list[dict[str, float]]:
