@@ -43,7 +43,7 @@ def write_report(run: str | Path, out: str | Path, *, sheet: str | Path | None =
     metrics = _read_figures(run)
     page = fill_template(
         "page.html",
-        title=f"{run.name}: {record.config.objective} on {format_count(record.trained_on.num_groups)} groups",
+        title=f"{run.resolve().name}: {record.config.objective} on {format_count(record.trained_on.num_groups)} groups",
         about=f"{record.config.encoder}, {record.config.steps} steps of {record.config.batch_size} groups, "
         f"{record.trained_on.image_size} px",
         run=str(run),

@@ -202,7 +202,7 @@ def _from_folder(folder: Path, split: str, size: int) -> ListedImages:
         )
     files, labels, class_names = list_image_folder(folder, split=split)
     return ListedImages(
-        name=f"{folder.name} {split}",
+        name=f"{folder.resolve().name} {split}",
         rows=np.arange(len(files)),
         read=lambda rows: _fit((read_image(files[row]) for row in rows), len(rows), size),
         labels=labels,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from torchvision import transforms
 from torchvision.transforms.v2 import functional as reference
 
 from contrast.augment import (
+    FIELD_OF_WORD,
     AugmentConfig,
     AugmentDraws,
     augment,
@@ -21,6 +25,7 @@ from contrast.augment import (
     draw_augmentation,
     parse_augment,
 )
+from contrast.config import TrainConfig
 from contrast.pixels import (
     adjust_brightness,
     adjust_contrast,
@@ -32,6 +37,8 @@ from contrast.pixels import (
     solarize,
 )
 from contrast.run_folder import FORMAT
+from contrast.run_options import RunOptions
+from contrast.training import train_encoder
 
 
 def random_images(count: int = 4, height: int = 20, width: int = 20, seed: int = 0) -> Tensor:
@@ -157,6 +164,21 @@ def test_draws_depend_on_seed_and_step_alone() -> None:
         assert not torch.equal(one.top, other.top)
 
 
+def test_a_run_draws_for_all_images_of_a_batch_by_its_seed_and_the_step(
+    groups: Path, tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, int]] = []
+
+    def draw(config: AugmentConfig, **named: Any) -> AugmentDraws:
+        asked.append(named)
+        return draw_augmentation(config, **named)
+
+    monkeypatch.setattr("contrast.training.draw_augmentation", draw)
+    options = RunOptions(device="cpu", quiet=True)
+    train_encoder(dataclasses.replace(config, seed=5), shards=groups, out=tmp_path / "run", options=options)
+    assert asked == [{"count": 32, "seed": 5, "step": step} for step in range(6)]
+
+
 def test_draws_of_the_defaults_are_those_of_every_cpu_and_of_this_version() -> None:
     """Other draws would make other runs of the same configuration: they need another format of the run's folder."""
     assert FORMAT == 2
@@ -187,6 +209,9 @@ def test_draws_travel_together() -> None:
 def test_settings_from_text() -> None:
     assert parse_augment("crop=0.3:1, blur=0.5,solarize=0") == AugmentConfig(crop_scale=(0.3, 1), blur=0.5)
     assert parse_augment("sigma=0.5:1.5,ratio=1:1,hue=0").blur_sigma == (0.5, 1.5)
+    assert parse_augment("ratio=0.5:0.75") == AugmentConfig(crop_ratio=(0.5, 0.75))
+    for word in set(FIELD_OF_WORD) - {"crop", "ratio", "sigma"}:
+        assert parse_augment(f"{word}=0.125") == AugmentConfig(**{word: 0.125}), word
     for text, message in (("", "unknown ''"), ("flip", "flip takes a number"), ("crop=1", "crop takes two numbers")):
         with pytest.raises(ValueError, match=message):
             parse_augment(text)
@@ -198,6 +223,14 @@ def test_every_sample_and_every_process_draws_its_own() -> None:
     for name in ("top", "left", "height", "brightness", "contrast", "saturation", "hue"):
         assert len(getattr(draws, name).unique()) > 50, name  # not one draw for the whole batch
         assert not torch.equal(getattr(first, name), getattr(second, name)), name  # nor one for every process
+
+
+def test_one_draw_of_a_sample_tells_nothing_of_another() -> None:
+    draws = draw_augmentation(AugmentConfig(blur=0.5, solarize=0.5), count=4000, seed=0, step=0)
+    columns = {name: getattr(draws, name).double() > 0 for name in ("flip", "gray", "blur", "solarize")}
+    columns["jitter"] = draws.hue != 0
+    for one, other in combinations(columns, 2):
+        assert abs(np.corrcoef(columns[one], columns[other])[0, 1]) < 0.06, (one, other)
 
 
 def test_draws_stay_in_their_ranges() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contrast.batches import GroupBatches, GroupSource
+from contrast.batches import GroupBatch, GroupBatches, GroupSource
 from contrast.orders import ShuffledOrder, draw_order
 from shards.dataset import GroupDataset
 
@@ -80,6 +80,13 @@ def test_decoded_images_are_kept_where_they_fit(groups: Path) -> None:
         assert len(list(batches.steps(0, 9))) == 9
     assert kept.num_decoded == 96
     assert dropped.num_decoded == 9 * 32
+
+
+def test_the_parts_of_a_batch_carry_their_own_latents() -> None:
+    numbers = np.arange(4)
+    images, latents = np.zeros((4, 1, 1, 1, 3), np.uint8), numbers.astype(np.float32)[:, None, None]
+    batch = GroupBatch(step=0, indices=numbers, labels=numbers, images=images, latents=latents)
+    assert [part.latents.ravel().tolist() for part in batch.split(2)] == [[0, 1], [2, 3]]
 
 
 def test_a_prefix_holds_its_own_groups_alone(groups: Path) -> None:

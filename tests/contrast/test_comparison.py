@@ -254,3 +254,10 @@ def test_wrong_requests_are_one_line(runs: tuple[Path, Path, Path], arguments: l
 def test_runs_of_one_last_name_keep_their_paths(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
     shutil.copytree(runs[0], tmp_path / "b")
     assert [run.name for run in compare([tmp_path / "b", runs[1]]).runs] == [str(tmp_path / "b"), str(runs[1])]
+
+
+def test_a_run_that_one_is_in_has_its_folder_s_name(
+    runs: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(runs[0])
+    assert [run.name for run in compare([".", "../b"]).runs] == ["a", "b"]

@@ -109,6 +109,9 @@ def test_durations_become_steps() -> None:
     assert steps_of(samples=5000, steps=None, epochs=None, **sizes) == 50
     assert steps_of(samples=None, steps=None, epochs=3, **sizes) == 30  # the 50 groups left over are not seen
     assert steps_of(samples=None, steps=None, epochs=0.5, **sizes) == 5
+    mixed = {**sizes, "num_generated": 75}  # samples are of both kinds, a pass is over the generated ones
+    assert steps_of(samples=5000, steps=None, epochs=None, **mixed) == 50
+    assert steps_of(samples=None, steps=None, epochs=3, **mixed) == 42
     for given in ({}, {"steps": 1, "epochs": 1.0}, {"samples": 5, "steps": 1, "epochs": 1.0}):
         with pytest.raises(ValueError, match="exactly one of --samples, --steps and --epochs"):
             steps_of(**{"samples": None, "steps": None, "epochs": None, **given}, **sizes)

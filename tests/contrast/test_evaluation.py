@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,19 +17,18 @@ from PIL import Image
 
 from contrast.checkpoint import load_checkpoint, save_checkpoint
 from contrast.config import TrainConfig
-from contrast.encoders import Encoder, build_encoder
-from contrast.evaluation import features, scoring
-from contrast.evaluation.features import cached_features, extract_features, pixel_features, shrink_by_area
-from contrast.evaluation.results import Evaluation, read_evaluation
+from contrast.encoders import build_encoder
+from contrast.evaluation import scoring
+from contrast.evaluation.features import cached_features, weights_sha256
+from contrast.evaluation.results import Evaluation, read_evaluation, write_evaluation
 from contrast.evaluation.scoring import evaluate_run, load_encoder, untrained_encoder
 from contrast.evaluation.tables import format_tables
-from contrast.images import LabelledImages
 from contrast.run_folder import read_run
 from contrast.run_options import RunOptions
 from contrast.training import train_encoder
 from shards import from_images
+from shards.recipe import Recipe
 
-CPU = torch.device("cpu")
 QUIET = RunOptions(device="cpu", quiet=True)
 
 
@@ -44,18 +45,11 @@ def learnt(make_groups: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
 def copy_as_of_size(run: Path, out: Path, *, image_size: int) -> None:
     """The run as if its images had that size: the encoder of this family takes any."""
     config = json.loads((run / "config.json").read_text())
-    config["trained_on"]["image_size"] = image_size
+    seen = config["trained_on"]
+    seen["recipe"]["image"]["size"] = image_size
+    seen["recipe_id"] = Recipe.from_json(seen["recipe"]).id
     (out / "config.json").write_text(json.dumps(config))
-    save_checkpoint(
-        out / "checkpoint.pt", load_checkpoint(run / "checkpoint.pt") | {"trained_on": config["trained_on"]}
-    )
-
-
-def some_images(count: int = 30) -> LabelledImages:
-    pixels = np.random.default_rng(0).integers(0, 256, size=(count, 16, 16, 3), dtype=np.uint8)
-    return LabelledImages(
-        name="noise", pixels=pixels, labels=np.zeros(count, np.int64), class_names=("a",), is_real=True
-    )
+    save_checkpoint(out / "checkpoint.pt", load_checkpoint(run / "checkpoint.pt") | {"trained_on": seen})
 
 
 def test_the_trained_encoder_beats_both_controls_on_groups_it_has_not_seen(learnt: tuple[Path, Path]) -> None:
@@ -71,10 +65,11 @@ def test_the_trained_encoder_beats_both_controls_on_groups_it_has_not_seen(learn
     assert (test.k, list(scores["trained"].knn_by_k)) == (10, ["1", "10", "20", "200"])
     assert scores["trained"].knn == scores["trained"].knn_by_k["10"]
     written = json.loads((run / "evaluate.json").read_text())
-    assert written["format"] == 2 and written["groups"] is None
+    assert written["format"] == 3 and written["groups"] is None
     assert written["tests"][0]["scores"]["trained"]["knn"] == scores["trained"].knn
     assert "logistic" not in written["tests"][0]["scores"]["trained"]  # what was not asked for is not there
     assert read_evaluation(run) == evaluation
+    assert evaluation.weights_sha256 == weights_sha256(load_encoder(run, read_run(run))[0])
     table = format_tables(evaluation)
     assert f"{scores['random'].linear:.1f}" in table and f"{test.evaluated_on}, 4 classes" in table
 
@@ -89,93 +84,20 @@ def test_scoring_again_gives_the_same_and_leaves_the_run_as_it_was(learnt: tuple
     assert (run / "checkpoint.pt").read_bytes() == before
 
 
-def test_features_come_from_the_frozen_backbone() -> None:
-    encoder = build_encoder("convnet-small", image_size=16).train()
-    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    images = some_images()
-    features = extract_features(encoder, images.pixels, device=CPU, precision="float32")
-    assert features.shape == (30, 512) and features.dtype == np.float32
-    assert encoder.training  # as it came
-    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
-    alone = extract_features(encoder, images.pixels[:1], device=CPU, precision="float32")
-    np.testing.assert_allclose(alone, features[:1], atol=1e-5)  # no statistic of the batch is in it
-    encoder.eval()
-    inputs = torch.from_numpy(images.pixels).permute(0, 3, 1, 2).float() / 255
-    np.testing.assert_allclose(features, encoder(inputs).detach().numpy(), atol=1e-5)
+def test_features_are_taken_in_the_precision_of_the_run(
+    groups: Path, tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
 
+    def watched(*given: Any, **named: Any) -> np.ndarray:
+        asked.append(named["precision"])
+        return cached_features(*given, **named)
 
-def test_features_are_cached_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    forward = Encoder.forward
-    monkeypatch.setattr(Encoder, "forward", lambda self, images: (calls.append(len(images)), forward(self, images))[1])
-    encoder, images = build_encoder("convnet-small", image_size=16), some_images()
-    first = cached_features(encoder, images, folder=tmp_path, device=CPU, precision="float32")
-    again = cached_features(encoder, images, folder=tmp_path, device=CPU, precision="float32")
-    assert calls == [30] and np.array_equal(first, again)
-    with torch.no_grad():
-        next(encoder.parameters())[0, 0, 0, 0] += 1  # one weight of a million
-    changed = cached_features(encoder, images, folder=tmp_path, device=CPU, precision="float32")
-    assert calls == [30, 30] and not np.array_equal(first, changed)
-    other = dataclasses.replace(images, pixels=images.pixels ^ 1)
-    cached_features(encoder, other, folder=tmp_path, device=CPU, precision="float32")
-    assert len(calls) == 3
-    for number, place in enumerate((0, 70, 1500, None)):  # the second one makes numpy begin too early
-        for path in tmp_path.iterdir():
-            data = bytearray(path.read_bytes())
-            if place is None:
-                del data[50:]
-            else:
-                data[place] ^= 0x10
-            path.write_bytes(data)
-        recomputed = cached_features(encoder, images, folder=tmp_path, device=CPU, precision="float32")
-        assert np.array_equal(recomputed, changed) and len(calls) == 4 + number, "damaged copies are computed again"
-    for module, name, value in ((features, "SCALE", 1.0), (features, "SHIFT", 0.0), (torch, "__version__", "0.1")):
-        with monkeypatch.context() as other_version:
-            other_version.setattr(module, name, value)
-            cached_features(encoder, images, folder=tmp_path, device=CPU, precision="float32")
-    cached_features(encoder, images, folder=tmp_path, device=CPU, precision="float32")
-    assert len(calls) == 10
-
-
-def test_pixels_are_compared_by_correlation() -> None:
-    pixels = some_images(4).pixels // 2
-    features, brighter = pixel_features(pixels), pixel_features(pixels + 100)
-    assert features.shape == (4, 16 * 16 * 3)
-    np.testing.assert_allclose(features, brighter, atol=1e-6)
-    np.testing.assert_allclose(features.mean(axis=1), 0, atol=1e-6)
-
-
-def test_pixels_of_large_images_are_box_averages_of_32_px() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3), dtype=np.uint8)
-    boxes = (
-        np.array(
-            [
-                [image[y : y + 4, x : x + 4].mean(axis=(0, 1)) for y in range(0, 128, 4) for x in range(0, 128, 4)]
-                for image in pixels.astype(np.float64)
-            ]
-        ).reshape(3, 3072)
-        / 255
-    )
-    features = pixel_features(pixels)
-    assert features.shape == (3, 3072) and features.dtype == np.float32
-    np.testing.assert_allclose(features, boxes - boxes.mean(axis=1, keepdims=True), atol=1e-6)
-    many = np.concatenate([pixels] * 200)  # more than a block
-    np.testing.assert_allclose(pixel_features(many)[-3:], features, atol=1e-6)
-
-
-@pytest.mark.parametrize("size", [48, 33])
-def test_where_no_whole_number_of_pixels_fits_parts_of_them_count(size: int) -> None:
-    pixels = np.random.default_rng(1).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
-    finer = pixels.repeat(32, axis=1).repeat(32, axis=2)  # [2, 32 * size, 32 * size, 3]: now whole boxes of size px do
-    boxes = finer.reshape(2, 32, size, 32, size, 3).mean(axis=(2, 4))
-    np.testing.assert_allclose(shrink_by_area(pixels, 32), boxes, atol=1e-3)
-
-
-@pytest.mark.parametrize("size", [16, 32])
-def test_pixels_up_to_32_px_are_taken_as_they_are(size: int) -> None:
-    pixels = np.random.default_rng(2).integers(0, 256, (5, size, size, 3), dtype=np.uint8)
-    flat = pixels.reshape(5, -1).astype(np.float32) / 255
-    assert np.array_equal(pixel_features(pixels), flat - flat.mean(axis=1, keepdims=True))
+    monkeypatch.setattr(scoring, "cached_features", watched)
+    config = dataclasses.replace(config, steps=1, precision="bfloat16")
+    train_encoder(config, shards=groups, n=40, out=tmp_path, options=QUIET)
+    evaluate_run(tmp_path, data=str(groups), scores=("knn",), k=1, device="cpu", quiet=True)
+    assert asked == ["bfloat16"] * 4  # labelled and tested images, untrained and trained
 
 
 def test_a_note_says_at_which_size_pixels_were_taken(learnt: tuple[Path, Path], tmp_path: Path) -> None:
@@ -220,6 +142,15 @@ def test_a_checkpoint_of_another_encoder_is_not_scored(learnt: tuple[Path, Path]
     ):
         evaluate_run(tmp_path, data=str(shards), device="cpu", quiet=True)
     assert not (tmp_path / "evaluate.json").exists()
+
+
+def test_scores_that_cannot_be_written_leave_the_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = Evaluation(run="run", encoder="", precision="", step=1, weights_sha256="", tests=(), groups=None, seconds=1.0)
+    write_evaluation(tmp_path, old)
+    monkeypatch.setattr(os, "replace", lambda source, target: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_evaluation(tmp_path, dataclasses.replace(old, step=2))
+    assert read_evaluation(tmp_path) == old and [path.name for path in tmp_path.iterdir()] == ["evaluate.json"]
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, groups: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,9 @@ def test_onnx_gives_the_same_features_for_any_batch(runs: dict[str, Path], tmp_p
     file = tmp_path / "encoder.onnx"
     contrast.export(runs[encoder], format="onnx", out=file)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["encoder.onnx", "encoder.onnx.json"]  # weights inside
-    model = load_as_told(json.loads((tmp_path / "encoder.onnx.json").read_text()), file)
+    card = json.loads((tmp_path / "encoder.onnx.json").read_text())
+    assert (card["mean"], card["std"]) == ([0, 0, 0], [1, 1, 1]) and "then (images" not in card["input"]
+    model = load_as_told(card, file)
     assert isinstance(model, onnxruntime.InferenceSession)
     images, expected = features_of(runs[encoder])
     for count in (1, 5):
@@ -99,6 +102,17 @@ def test_onnx_gives_the_same_features_for_any_batch(runs: dict[str, Path], tmp_p
         np.testing.assert_allclose(features, expected[:count].numpy(), rtol=1e-4, atol=1e-5)
     properties = model.get_modelmeta().custom_metadata_map
     assert properties["encoder"] == encoder and properties["image_size"] == "16"
+
+
+def test_an_export_is_written_whole_or_not_at_all(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "encoder"
+    file.write_text("an older one")
+    monkeypatch.setattr(os, "replace", lambda source, target: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        contrast.export(runs["convnet-small"], format="safetensors", out=file)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("encoder", "an older one")]
 
 
 def test_safetensors_carry_the_card(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -1,14 +1,19 @@
-"""RankMe, LiDAR, alignment and uniformity: closed forms on known spectra, and loops over all pairs."""
+"""RankMe, LiDAR, alignment and uniformity: closed forms on known spectra, loops over all pairs, and of which groups."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from contrast.evaluation.geometry import LIDAR_DELTA, alignment, lidar, rankme, uniformity
-from contrast.evaluation.groups import pair_within_classes
+from contrast.augment import AugmentConfig
+from contrast.evaluation.features import pixel_features
+from contrast.evaluation.geometry import alignment, lidar, rankme, uniformity
+from contrast.evaluation.groups import HeldGroups, load_groups, pair_within_classes, score_groups
+from contrast.trained_on import SeenGroups, TrainedOn
+from shards.dataset import GroupDataset
 
 
 def with_spectrum(values: np.ndarray, rows: int) -> np.ndarray:
@@ -30,6 +35,11 @@ def test_rankme_of_a_known_spectrum() -> None:
     assert rankme(np.zeros((5, 3), np.float32)) == 1.0
 
 
+def test_of_many_images_rankme_takes_some_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("contrast.evaluation.geometry.RANKME_IMAGES", 10)
+    assert rankme(np.repeat(np.eye(2), 50, axis=0)) == pytest.approx(2, rel=1e-3)
+
+
 def test_lidar_equals_its_definition_written_out() -> None:
     rng = np.random.default_rng(1)
     groups = rng.normal(size=(40, 1, 6)) * np.arange(1, 7) + rng.normal(size=(40, 3, 6))
@@ -37,7 +47,7 @@ def test_lidar_equals_its_definition_written_out() -> None:
     overall = np.mean(means, axis=0)
     between = sum(np.outer(m - overall, m - overall) for m in means) / 39
     within = sum(np.outer(x - m, x - m) for group, m in zip(groups, means, strict=True) for x in group) / (40 * 2)
-    values, vectors = np.linalg.eigh(within + LIDAR_DELTA * np.eye(6))
+    values, vectors = np.linalg.eigh(within + 1e-4 * np.eye(6))
     whitening = vectors @ np.diag(values**-0.5) @ vectors.T
     spectrum = np.linalg.eigvalsh(whitening @ between @ whitening)
     shares = spectrum / spectrum.sum() + 1e-7
@@ -89,3 +99,30 @@ def test_pairs_share_a_class_and_no_image_is_in_two() -> None:
     assert labels[first].tolist() == labels[second].tolist() == [0, 2, 2]
     assert len({*first.tolist(), *second.tolist()}) == 6
     assert len(pair_within_classes(np.array([-1, -1]))[0]) == 0
+
+
+def test_scores_of_groups_are_those_of_their_anchors_views_and_classes() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 3, 8, 8, 3), dtype=np.uint8)
+    held = HeldGroups(
+        dataset="noise", recipe_id="", first=0, images=images, labels=np.array([0, 1, 0, 1, 1, -1]), notes=()
+    )
+    still = AugmentConfig(crop_scale=(1, 1), crop_ratio=(1, 1), flip=0, jitter=0, gray=0)
+    names = ("lidar", "alignment", "uniformity")
+    score = score_groups(held, lambda given: pixel_features(given.pixels), still, names=names)
+    features = pixel_features(images.reshape(18, 8, 8, 3)).reshape(6, 3, -1)
+    anchors = features[:, 0]
+    tz = [alignment(anchors[group, None], features[group, view, None]) for group in range(6) for view in (1, 2)]
+    classes = [alignment(anchors[one, None], anchors[other, None]) for one, other in ((0, 2), (1, 3))]
+    expected = {"tx": 0.0, "tz": np.mean(tz), "class": np.mean(classes)}
+    assert score.alignment == pytest.approx(expected, abs=1e-4)
+    assert score.uniformity == pytest.approx(uniformity(anchors), abs=1e-4)
+    assert score.lidar == pytest.approx(lidar(features), abs=0.01)
+
+
+def test_the_last_groups_of_a_dataset_are_taken(groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("contrast.evaluation.groups.NUM_GROUPS", 10)
+    dataset = GroupDataset(groups)
+    seen = TrainedOn(groups=SeenGroups(recipe=dataset.manifest.recipe, num_groups=90), class_names={})
+    held = load_groups(groups, image_size=16, trained_on=seen, names=("uniformity",))
+    assert held.first == 86 and np.array_equal(held.images, dataset.batch(range(86, 96))[0])
+    assert held.notes == ("the encoder was trained on 4 of these 10 groups",)

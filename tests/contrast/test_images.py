@@ -1,10 +1,15 @@
-"""Labelled images: balanced parts, and labels that mean the same on both sides."""
+"""Labelled images: balanced parts, labels that mean the same on both sides, and what a test on them holds."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 
+from contrast.evaluation.geometry import rankme
+from contrast.evaluation.labelled import LabelledTest
 from contrast.images import LabelledImages, align_classes
 from shards.pictures import rank_within_class
 
@@ -94,3 +99,27 @@ def test_two_classes_of_one_name_are_refused_where_only_names_could_match_them()
 def test_sources_without_common_classes_are_refused() -> None:
     with pytest.raises(ValueError, match="share 0 classes by name"):
         align_classes(labelled([0, 1], ("a", "b")), labelled([0, 1], ("c", "d")))
+
+
+def as_test(train: LabelledImages, test: LabelledImages) -> LabelledTest:
+    return LabelledTest(source="some", train=train, test=test, ks=(1,), notes=())
+
+
+def test_the_contents_of_a_test_are_the_images_and_labels_of_both_sides() -> None:
+    train, test = labelled([0, 1] * 4, ("a", "b")), labelled([0, 0, 1], ("a", "b"))
+    changed = [dataclasses.replace(part, pixels=part.pixels ^ 1) for part in (train, test)]
+    relabelled = [dataclasses.replace(part, labels=1 - part.labels) for part in (train, test)]
+    pairs = [(train, test), *((other, test) for other in (changed[0], relabelled[0]))]
+    pairs += [(train, other) for other in (changed[1], relabelled[1])]
+    hashes = [as_test(*pair).record({}, notes=()).content_sha256 for pair in pairs]
+    assert len(set(hashes)) == 5
+    renamed = as_test(dataclasses.replace(train, name="other"), test)
+    assert renamed.record({}, notes=()).content_sha256 == hashes[0]
+
+
+def test_rankme_is_of_the_training_images() -> None:
+    rng = np.random.default_rng(0)
+    train, test = rng.normal(size=(20, 6)).astype(np.float32), rng.normal(size=(4, 6)).astype(np.float32)
+    images = as_test(labelled([0, 1] * 10, ("a", "b")), labelled([0, 1] * 2, ("a", "b")))
+    score = images.score(train, test, ("rankme",), device=torch.device("cpu"))
+    assert score.rankme == round(rankme(train), 2) != round(rankme(test), 2)

@@ -7,12 +7,14 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from contrast.assembly import find_facts
+from contrast.batches import GroupBatch
 from contrast.config import TrainConfig
 from contrast.network import TrainedNetwork
 from contrast.objectives import OBJECTIVES, GroupFacts, Targets, build_objective
@@ -113,6 +115,13 @@ def test_images_and_chance_of_every_objective() -> None:
     assert halved.chance_loss() == pytest.approx(math.log(7))  # 4 groups of 2 are compared at a time
 
 
+def test_targets_are_the_places_of_the_classes_among_those_of_the_dataset() -> None:
+    images = np.zeros((4, 3, 1, 1, 3), np.uint8)
+    batch = GroupBatch(step=0, indices=np.array([9, 4, 6, 5]), labels=np.array([7, 2, 5, 7]), images=images)
+    targets = build_objective(some_config("supcon"), FACTS).targets(batch, torch.device("cpu"))
+    assert (targets.classes.tolist(), targets.groups.tolist()) == ([2, 0, 1, 2], [9, 4, 6, 5])
+
+
 class NoWaiting(TorchDispatchMode):
     """Refuses what copies a number from the device to the host: .item(), bool(tensor), float(tensor)."""
 
@@ -210,3 +219,11 @@ def test_batches_carry_the_latents_of_their_groups(make_groups: Callable[..., Pa
     summary = train_encoder(config, shards=folder, out=tmp_path / "run", options=QUIET)
     assert summary.chance_loss == pytest.approx(facts.latent_variance + math.log(4))
     assert summary.loss < summary.chance_loss - 0.1  # the class, at least; these latents mean nothing
+
+
+def test_the_variance_of_the_latents_is_that_of_their_components_and_not_between_them(
+    make_groups: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = GroupDataset(make_groups(num_groups=8, with_latents=True))
+    monkeypatch.setattr(GroupDataset, "latents", lambda self, index: np.array([[index % 2, 100 + index % 2]]))
+    assert find_facts(dataset, with_latents=True).latent_variance == pytest.approx(0.25)

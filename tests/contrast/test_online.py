@@ -26,6 +26,18 @@ from shards.dataset import GroupDataset
 QUIET = RunOptions(device="cpu", quiet=True, log_every=2, checkpoint_seconds=0)
 
 
+def watch(data: Path, trained_on: TrainedOn) -> online.OnlineKnn:
+    return online.OnlineKnn(
+        every=1,
+        last_step=1,
+        data=str(data),
+        data_root=None,
+        trained_on=trained_on,
+        device=torch.device("cpu"),
+        precision="float32",
+    )
+
+
 @pytest.fixture(scope="module")
 def labelled(make_groups: Callable[..., Path]) -> Path:
     return make_groups(num_groups=120, seed=9)
@@ -134,18 +146,16 @@ def test_only_what_is_scored_is_decoded_and_it_is_the_subset_of_all(
     monkeypatch.setattr(GroupDataset, "batch", lambda self, rows: (decoded.append(len(rows)), batch(self, rows))[1])
     recipe = GroupDataset(make_groups(seed=77)).manifest.recipe
     trained_on = TrainedOn(groups=SeenGroups(recipe=recipe, num_groups=1), class_names={})
-    knn = online.OnlineKnn(
-        every=1,
-        last_step=1,
-        data=str(source),
-        data_root=None,
-        trained_on=trained_on,
-        device=torch.device("cpu"),
-        precision="float32",
-    )
+    knn = watch(source, trained_on)
     assert sum(decoded) == 24 + 5
     for found, wanted in zip((knn._train, knn._test), expected, strict=True):
         assert np.array_equal(found.pixels, wanted.pixels) and np.array_equal(found.labels, wanted.labels)
+
+
+def test_groups_that_the_run_learns_from_are_not_tested_on(groups: Path) -> None:
+    seen = SeenGroups(recipe=GroupDataset(groups).manifest.recipe, num_groups=90)
+    knn = watch(groups, TrainedOn(groups=seen, class_names={}))
+    assert (len(knn._train), len(knn._test)) == (90, 6)
 
 
 @pytest.mark.parametrize(

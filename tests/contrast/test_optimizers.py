@@ -1,6 +1,9 @@
-"""LARS against its published update, and what the optimisers leave alone."""
+"""LARS against its published update, the rate of every step, and what the optimisers leave alone."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +12,10 @@ from torch import nn
 from contrast.config import TrainConfig
 from contrast.encoders import build_encoder
 from contrast.lars import LARS
-from contrast.optimizer import build_optimizer, default_settings
+from contrast.optimizer import build_optimizer, default_settings, learning_rate_at
+from contrast.run_options import RunOptions
+from contrast.runlog import read_metrics
+from contrast.training import train_encoder
 
 
 def test_lars_equals_the_published_update() -> None:
@@ -27,7 +33,9 @@ def test_lars_equals_the_published_update() -> None:
     )
     expected = [tensor.double() for tensor in (weight, bias, dead)]
     momenta = [torch.zeros_like(tensor) for tensor in expected]
-    for _ in range(4):
+    for rate in (0.3, 0.4, 0.02, 0.1):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
         gradients = [torch.randn(tensor.shape, generator=generator) for tensor in expected]
         for parameter, gradient in zip(mine, gradients, strict=True):
             parameter.grad = gradient.clone()
@@ -36,7 +44,7 @@ def test_lars_equals_the_published_update() -> None:
             gradient = gradients[i].double() + decay * expected[i]
             w_norm, g_norm = float(expected[i].norm()), float(gradient.norm())
             trust = 0.001 * w_norm / g_norm if adapt and w_norm > 0 and g_norm > 0 else 1.0
-            momenta[i] = 0.9 * momenta[i] + 0.3 * trust * gradient
+            momenta[i] = 0.9 * momenta[i] + rate * trust * gradient
             expected[i] = expected[i] - momenta[i]
     for parameter, value in zip(mine, expected, strict=True):
         torch.testing.assert_close(parameter.detach().double(), value, rtol=1e-5, atol=1e-6)
@@ -46,7 +54,31 @@ def test_lars_keeps_biases_and_norms_out() -> None:
     network = build_encoder("convnet-small", image_size=32)
     groups = build_optimizer(TrainConfig(steps=1, optimizer="lars", weight_decay=0.3), network).param_groups
     assert [(group["adapt"], group["weight_decay"]) for group in groups] == [(True, 0.3), (False, 0.0)]
+    assert all(parameter.ndim == 4 for parameter in groups[0]["params"])
     assert all(parameter.ndim == 1 for parameter in groups[1]["params"])
+
+
+def test_sgd_has_momentum() -> None:
+    optimizer = build_optimizer(TrainConfig(steps=1, optimizer="sgd"), nn.Linear(2, 2))
+    assert [group["momentum"] for group in optimizer.param_groups] == [0.9, 0.9]
+
+
+def test_every_parameter_takes_its_step_with_the_rate_of_the_step(
+    groups: Path, tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[list[float]] = []
+
+    def build(*given: Any) -> torch.optim.Optimizer:
+        optimizer = build_optimizer(*given)
+        optimizer.register_step_pre_hook(lambda *_: rates.append([group["lr"] for group in optimizer.param_groups]))
+        return optimizer
+
+    monkeypatch.setattr("contrast.training.build_optimizer", build)
+    options = RunOptions(device="cpu", quiet=True, log_every=2)
+    train_encoder(config, shards=groups, out=tmp_path / "run", options=options)
+    assert rates == [[learning_rate_at(config, step)] * 2 for step in range(6)]
+    recorded = [record["learning_rate"] for record in read_metrics(tmp_path / "run")]
+    assert recorded == [learning_rate_at(config, step) for step in (1, 3, 5)]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "lars"])

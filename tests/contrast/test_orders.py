@@ -20,6 +20,8 @@ def test_the_streamed_order_is_pinned() -> None:
     order = StreamedOrder(1000, 64, batch_size=50, seed=3, rank=1, world_size=2, window=100)
     digest = hashlib.sha256(epoch_of(order, 2).astype("<i8").tobytes()).hexdigest()
     assert digest[:16] == "423f5e039d730678"
+    of_runs = StreamedOrder(20_000, 1000, batch_size=500, seed=3)  # their window
+    assert hashlib.sha256(epoch_of(of_runs, 0).astype("<i8").tobytes()).hexdigest()[:16] == "cbfbacbfc0c70216"
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])

@@ -13,7 +13,7 @@ import pytest
 import shards
 from contrast.config import TrainConfig
 from contrast.evaluation.groups import load_groups
-from contrast.evaluation.overlap import find_copies
+from contrast.evaluation.overlap import find_copies, num_groups_seen
 from contrast.evaluation.sources import load_pair
 from contrast.images import LabelledImages
 from contrast.trained_on import SeenGroups, TrainedOn, describe_groups
@@ -78,6 +78,14 @@ def test_anchors_seen_in_a_dataset_with_other_views_or_classes_are_not_tested_on
             load_pair(str(only), image_size=16, trained_on=record)
     fresh = make_groups(seed=1)
     assert len(load_pair(str(fresh), image_size=16, trained_on=record)[1]) == 19
+
+
+def test_anchors_seen_under_other_class_weights_count_as_seen(groups: Path) -> None:
+    dataset = GroupDataset(groups)
+    recipe = dataset.manifest.recipe
+    weighted = dataclasses.replace(recipe, source={**recipe.source, "class_weights": [10, 1, 1, 1]})
+    seen = TrainedOn(groups=SeenGroups(recipe=weighted, num_groups=90), class_names={})
+    assert num_groups_seen(seen, dataset) == 90
 
 
 @pytest.mark.parametrize("role", ["alone", "mixed in"])

@@ -36,10 +36,12 @@ def run(groups: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_page_without_scores_says_how_to_get_them(run: Path, tmp_path: Path) -> None:
+def test_a_page_without_scores_says_how_to_get_them(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = write_report(run, tmp_path / "report.html").read_text()
     assert "Not scored yet: contrast eval" in page
     assert "&lt;run&gt;" in page and "<run>" not in page  # names are escaped
+    monkeypatch.chdir(run)
+    assert "<title>&lt;run&gt;: simclr on" in write_report(".", tmp_path / "report.html").read_text()
 
 
 def test_the_page_holds_everything(run: Path, groups: Path, tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ import torch
 
 import contrast
 import contrast.assembly
+from contrast.assembly import assemble_batches, find_facts
 from contrast.augment import augment, draw_augmentation, keep_pixels
 from contrast.batches import Batches, GroupBatch
 from contrast.config import TrainConfig
+from contrast.distributed import Place
 from contrast.losses import multi_positive_loss
 from contrast.mixing import MixedBatches, count_real, match_classes, own_rows, parse_mix, seed_of_real
 from contrast.network import TrainedNetwork
@@ -23,6 +25,7 @@ from contrast.positives import PickedBatches, draw_members
 from contrast.readers import open_batches
 from contrast.run_folder import read_run
 from contrast.run_options import RunOptions
+from contrast.runlog import read_metrics
 from contrast.training import train_encoder
 from shards.dataset import GroupDataset
 
@@ -63,6 +66,9 @@ def test_every_kind_of_positives() -> None:
     assert picked("shuffled", held=3, num_images=3).tolist() == [[0, 11, 22], [10, 21, 32], [20, 31, 2], [30, 1, 12]]
     with pytest.raises(ValueError, match="5 images are pulled together, so every process needs as many groups"):
         picked("shuffled", held=5, num_images=5)
+    with pytest.raises(ValueError, match="3 images are pulled together, so every process needs as many groups"):
+        of_two = {"batch_size": 4, "seed": 0, "world_size": 2}
+        PickedBatches(Numbered(batch_size=2, num_images=3), positives="shuffled", num_images=3, **of_two)
     assert picked("both", held=1, num_images=2).tolist()[1] == [10, 10]  # no views: the anchor alone
 
 
@@ -230,6 +236,24 @@ def test_every_part_of_a_mixed_batch_has_the_same_share_of_real_images(
             assert np.array_equal(part.indices, whole.indices[part_rows[::2] // 2])
 
 
+def test_the_parts_of_a_run_s_batch_have_their_share_of_real_images(
+    groups: Path, make_groups: Callable[..., Path]
+) -> None:
+    config = TrainConfig(steps=1, batch_size=16, mix_share=0.25, accumulate=2)
+    dataset, real = GroupDataset(groups), GroupDataset(make_groups(seed=3, num_groups=20))
+    objective = build_objective(config, find_facts(dataset, with_latents=False))
+    place = Place(rank=0, world_size=1, device=torch.device("cpu"))
+    batch = next(assemble_batches(config, objective, dataset, real, place, QUIET).steps(0, 1))
+    assert [int((part.indices >= len(dataset)).sum()) for part in batch.split(2)] == [2, 2]
+
+
+def test_real_images_have_the_label_of_the_generated_class_that_they_stand_for() -> None:
+    generated, real = Numbered(batch_size=2, num_images=2), Numbered(batch_size=4, num_images=1)
+    mixed = MixedBatches(generated, real, num_images=2, first_index=9, classes={0: 7, 1: 3, 2: 5})
+    (batch,) = mixed.steps(0, 1)
+    assert batch.labels.tolist() == [0, 1, 7, 3, 5, 7]
+
+
 def test_what_mix_takes() -> None:
     assert parse_mix("real=data:sets/photos:0.25") == (Path("data:sets/photos"), 0.25)
     for text in (
@@ -246,6 +270,7 @@ def test_what_mix_takes() -> None:
     with pytest.raises(ValueError, match="real images are read from a folder on this machine"):
         parse_mix("real=s3://bucket/photos:0.25")
     assert (count_real(128, 0.25), count_real(128, 0.0), count_real(10, 0.25)) == (32, 0, 2)
+    assert count_real(100, 0.29) == 29  # the product is just below
     with pytest.raises(ValueError, match=r"a share of 0\.01 of 10 groups is 0; use a larger --batch-size"):
         count_real(10, 0.01)
     for positives in ("tz", "shuffled"):
@@ -260,6 +285,7 @@ def test_a_mixed_run_remembers_what_it_was_mixed_with(
     options = {"shards": groups, "out": tmp_path / "run", "batch_size": 16, "device": "cpu", "quiet": True}
     summary = contrast.train(**options, mix=f"real={real}:0.25", epochs=1, objective="supcon")
     assert summary.steps == 96 // 12  # a pass over the generated groups
+    assert read_metrics(tmp_path / "run")[-1]["groups"] == 8 * 16  # both kinds
     record = read_run(tmp_path / "run")
     assert record.trained_on.real.num_groups == 20 and record.config.mix_share == 0.25
     assert record.trained_on.real.recipe == GroupDataset(real).manifest.recipe

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from contrast.evaluation.fewshot import draw_shots, few_shot_accuracies
+from contrast.evaluation.fewshot import DEFAULT_SHOTS, NUM_DRAWS, draw_shots, few_shot_accuracies
+from contrast.evaluation.geometry import RANKME_IMAGES
+from contrast.evaluation.groups import NUM_GROUPS
 from contrast.evaluation.holdout import hold_out_tenth
-from contrast.evaluation.knn import knn_accuracies, knn_predict
-from contrast.evaluation.linear import LEARNING_RATES, linear_probe, train_heads
+from contrast.evaluation.knn import DEFAULT_KS, NUM_NEIGHBOURS, knn_accuracies, knn_predict
+from contrast.evaluation.linear import BATCH_SIZE, LEARNING_RATES, MOMENTUM, count_steps, linear_probe, train_heads
 from contrast.evaluation.logistic import PENALTIES, logistic_regression
 from contrast.orders import draw_order
 
@@ -21,6 +26,14 @@ def clusters(num: int, *, seed: int, noise: float = 1.6, dim: int = 12) -> tuple
     centres = np.random.default_rng(0).normal(size=(5, dim))
     labels = np.arange(num) % 5
     return (centres[labels] + noise * rng.normal(size=(num, dim))).astype(np.float32), labels
+
+
+def test_the_settings_of_the_scores_are_the_documented_ones() -> None:
+    """In docs/evaluation.md: another number makes other scores under the same name."""
+    assert (DEFAULT_KS, NUM_NEIGHBOURS) == ((1, 10, 20, 200), 10)
+    assert (DEFAULT_SHOTS, NUM_DRAWS) == ((1, 5, 10), 200)
+    assert (BATCH_SIZE, MOMENTUM, len(LEARNING_RATES)) == (256, 0.9, 9)
+    assert (RANKME_IMAGES, NUM_GROUPS) == (25_600, 2000)
 
 
 @pytest.mark.parametrize("k", [1, 5, 10])
@@ -86,6 +99,21 @@ def test_constant_features_and_few_images_are_no_trouble() -> None:
             fit(features[:5], labels[:5], features, labels)
 
 
+@pytest.mark.parametrize("fit", [linear_probe, logistic_regression])
+def test_the_pick_is_by_images_that_were_not_fitted(fit: Callable[..., Any]) -> None:
+    """Of noise alone: fitted images would be told nearly all right, the others by chance."""
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(400, 300)).astype(np.float32), rng.permutation(np.arange(400) % 2)
+    assert fit(features, labels, features, labels).picked_accuracy < 0.75
+
+
+def test_of_equally_good_settings_the_most_cautious_is_picked() -> None:
+    features, labels = np.repeat([[-1.0], [1.0]], 20, axis=0).astype(np.float32), np.repeat([0, 1], 20)
+    given = (features, labels, features, labels)
+    assert linear_probe(*given, learning_rates=(0.3, 0.1, 1.0)).learning_rate == 0.1
+    assert logistic_regression(*given, penalties=(0.1, 1.0, 0.01)).penalty == 1.0
+
+
 @pytest.mark.parametrize("k", [1, 3, 20])
 def test_many_k_at_once_are_each_of_them_alone(k: int) -> None:
     (train, train_labels), (test, test_labels) = clusters(200, seed=1), clusters(301, seed=2)
@@ -99,8 +127,9 @@ def test_many_k_at_once_are_each_of_them_alone(k: int) -> None:
 # The linear probe
 
 
-def test_heads_side_by_side_are_torch_s_own_sgd_one_by_one() -> None:
-    features, labels = clusters(600, seed=1)
+@pytest.mark.parametrize(("num", "batch_size"), [(600, 256), (100, 100)])
+def test_heads_side_by_side_are_torch_s_own_sgd_one_by_one(num: int, batch_size: int) -> None:
+    features, labels = clusters(num, seed=1)
     rates, steps = (0.01, 0.3), 7
     heads = train_heads(
         features, labels, learning_rates=rates, num_classes=5, num_steps=steps, device=torch.device("cpu")
@@ -113,8 +142,8 @@ def test_heads_side_by_side_are_torch_s_own_sgd_one_by_one() -> None:
         optimizer = torch.optim.SGD(layer.parameters(), lr=rate, momentum=0.9)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for step in range(steps):
-            epoch, position = divmod(step, 2)  # two whole batches of 256
-            rows = draw_order(600, seed=0, epoch=epoch)[position * 256 : (position + 1) * 256]
+            epoch, position = divmod(step, num // batch_size)  # whole batches alone
+            rows = draw_order(num, seed=0, epoch=epoch)[position * batch_size : (position + 1) * batch_size]
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(layer(inputs[rows]), torch.from_numpy(labels[rows])).backward()
             optimizer.step()
@@ -142,6 +171,20 @@ def test_the_learning_rate_is_picked_on_a_tenth_and_without_the_test_labels() ->
     assert probe.learning_rate == shuffled.learning_rate == 0.01
     assert probe.picked_accuracy == shuffled.picked_accuracy
     assert probe.accuracy > 0.6 > 0.3 > shuffled.accuracy
+
+
+def test_the_head_that_is_scored_was_trained_on_all_labels() -> None:
+    (train, train_labels), (test, test_labels) = clusters(30, seed=1), clusters(4000, seed=2)
+    heads = train_heads(
+        train, train_labels, learning_rates=(0.1,), num_classes=5, num_steps=30, device=torch.device("cpu")
+    )
+    probe = linear_probe(train, train_labels, test, test_labels, learning_rates=(0.1,), num_steps=30)
+    assert [probe.accuracy] == heads.accuracies(test, test_labels)
+
+
+def test_a_pass_is_fifty_epochs_within_bounds_and_ten_of_many_images() -> None:
+    steps = {1: 300, 6: 300, 20: 1000, 40: 2000, 195: 2000, 200: 2000, 500: 5000}
+    assert {steps_per_epoch: count_steps(steps_per_epoch) for steps_per_epoch in steps} == steps
 
 
 def test_the_held_out_tenth_is_balanced_and_never_the_whole_of_a_class() -> None:
@@ -201,6 +244,7 @@ def test_draws_are_of_every_class_without_repetition_and_differ() -> None:
     assert (labels[rows] == np.arange(3)[:, None]).all()
     assert np.array_equal(rows, draw_shots(labels, count=10, draw=0))
     assert not np.array_equal(rows, draw_shots(labels, count=10, draw=1))
+    assert not np.array_equal(rows[:, :5], draw_shots(labels, count=5, draw=0))
 
 
 def test_more_shots_than_images_are_refused() -> None:

@@ -67,12 +67,20 @@ def test_pictures_of_other_sizes_are_resized_and_cut_to_the_centre(tmp_path: Pat
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
-def test_one_part_of_a_folder_is_no_source(tmp_path: Path, part: str) -> None:
+def test_one_part_of_a_folder_is_no_source(tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own test images would be a tenth of it, and those that are there would lie beside it untested."""
     for split in ("train", "val"):
         write_noise(tmp_path / split, seed=len(split))
     with pytest.raises(ValueError, match=rf"{part} is one part of .*: give that folder, whose val part is tested on"):
         load_pair(str(tmp_path / part), image_size=8)
+    monkeypatch.chdir(tmp_path / part)
+    with pytest.raises(ValueError, match="is one part of"):
+        load_pair(".", image_size=8)
+
+
+def test_the_folder_that_one_is_in_has_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert [part.name for part in load_pair(".", image_size=8)] == [f"{folder.name} train", f"{folder.name} test"]
 
 
 def test_an_image_that_does_not_decode_is_named(folder: Path) -> None:

@@ -20,7 +20,7 @@ from contrast.run_folder import read_run
 from contrast.run_options import RunOptions
 from contrast.runlog import RunLog, read_metrics, rewind_metrics
 from contrast.starting import configure_run
-from contrast.training import train_encoder
+from contrast.training import _seed_of_step, train_encoder
 from shards.dataset import GroupDataset
 from shards.errors import DamageError
 
@@ -72,6 +72,11 @@ def test_another_seed_is_another_run(groups: Path, tmp_path: Path, config: Train
     for seed in (0, 1):
         train_encoder(dataclasses.replace(config, seed=seed), shards=groups, out=tmp_path / str(seed), options=QUIET)
     assert not torch.equal(*(weights_of(tmp_path / s)["encoder.backbone.0.weight"] for s in ("0", "1")))
+
+
+def test_every_step_of_every_process_of_every_seed_has_a_random_state_of_its_own() -> None:
+    states = {_seed_of_step(seed, step, rank) for seed in range(3) for step in range(3) for rank in range(3)}
+    assert len(states) == 27
 
 
 def test_a_finished_run_says_so_and_changes_nothing(
