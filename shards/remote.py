@@ -63,6 +63,7 @@ class ShardCache:
         self.abandoned = threading.Event()
         """While it is set nothing is fetched, and what is on its way is given up."""
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._sound: set[str] = set()
         self._failures: dict[str, tuple[float, Exception]] = {}
         self._trimming = threading.Lock()
         self._is_swept = False
@@ -88,12 +89,13 @@ class ShardCache:
             if failure is not None and failed > asked:
                 raise failure  # while this one waited for its turn: the next attempts would fail as well
             while True:
-                if not _is_whole(path, record):
+                if not self._is_sound(path, record):
                     try:
                         self._fetch(address, record, path)
                     except Exception as error:
                         self._failures[record.sha256] = time.monotonic(), error
                         raise
+                    self._sound.add(record.sha256)
                     self._trim(keep=path)
                 try:
                     data = map_file(path, DamageError)
@@ -110,17 +112,16 @@ class ShardCache:
         """Where a shard lies, or would."""
         return self.folder / f"{record.sha256}.tar"
 
-    def drop_damaged(self, record: ShardRecord) -> bool:
-        """Removes a shard whose bytes are no longer those that came, and says whether it was so."""
-        path = self.path_of(record)
-        with self._locks[record.sha256]:
-            try:
-                is_damaged = _hash_file(path)[0] != record.sha256
-                if is_damaged:
-                    path.unlink()
-            except OSError:
+    def _is_sound(self, path: Path, record: ShardRecord) -> bool:
+        """Whether the shard is here, and as it came: all its bytes are looked at once a process."""
+        try:
+            if path.stat().st_size != record.bytes:
                 return False
-        return is_damaged
+        except FileNotFoundError:
+            return False
+        if record.sha256 not in self._sound and _hash_file(path)[0] == record.sha256:
+            self._sound.add(record.sha256)
+        return record.sha256 in self._sound
 
     def _fetch(self, address: str, record: ShardRecord, path: Path) -> None:
         try:
@@ -147,7 +148,7 @@ class ShardCache:
 
         def fetch() -> None:
             fetch_file(address, temporary, most_bytes=record.bytes, abandoned=self.abandoned)
-            digest, size = _hash_file(temporary)
+            digest, size = _hash_file(temporary, flush=True)
             if digest != record.sha256:
                 raise DamageError(
                     f"{size} bytes of sha256 {digest[:12]}… came, not {record.bytes} of {record.sha256[:12]}…"
@@ -184,20 +185,14 @@ class ShardCache:
                         excess -= size
 
 
-def _is_whole(path: Path, record: ShardRecord) -> bool:
-    try:
-        return path.stat().st_size == record.bytes
-    except FileNotFoundError:
-        return False
-
-
-def _hash_file(path: Path) -> tuple[str, int]:
-    """sha256 and size of a file, which is on the disk afterwards."""
+def _hash_file(path: Path, *, flush: bool = False) -> tuple[str, int]:
+    """sha256 and size of a file, which is on the disk afterwards where it is flushed."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
-        os.fsync(file.fileno())
+        if flush:
+            os.fsync(file.fileno())
         return digest.hexdigest(), file.tell()
 
 
@@ -266,14 +261,6 @@ class RemoteDataset(GroupDataset):
 
     def _map_shard(self, shard_index: int) -> MappedShard:
         record = self.manifest.shards[shard_index]
-        try:
-            return self._open_shard(record)
-        except DamageError:
-            if not self.cache.drop_damaged(record):
-                raise
-            return self._open_shard(record)  # it comes once more
-
-    def _open_shard(self, record: ShardRecord) -> MappedShard:
         data = self.cache.map(f"{self.address}/{DATA_FOLDER}/{record.name}", record)
         index = make_index(np.zeros(record.count, np.int64), measure_members(data, record.name, self._members, record))
         try:

@@ -46,11 +46,12 @@ def test_half_a_file_in_the_cache_is_fetched_again(shared_dataset: Path, tmp_pat
     assert_same(there, GroupDataset(shared_dataset))
 
 
-def test_a_damaged_file_in_the_cache_comes_once_more(shared_dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [0, 900], ids=["a header", "a pixel"])
+def test_a_damaged_file_in_the_cache_comes_once_more(shared_dataset: Path, tmp_path: Path, place: int) -> None:
     there = RemoteDataset(f"file://{shared_dataset}", cache=tmp_path)
     cached = tmp_path / f"{there.manifest.shards[0].sha256}.tar"
     tar = (shared_dataset / "data/train-000000.tar").read_bytes()
-    cached.write_bytes(b"?" * 512 + tar[512:])
+    cached.write_bytes(tar[:place] + bytes([tar[place] ^ 1]) + tar[place + 1 :])
     assert_same(there, GroupDataset(shared_dataset))
     assert cached.read_bytes() == tar
 
@@ -73,10 +74,10 @@ def test_a_cache_is_shared_by_datasets_of_one_process(
     both, names = threading.Barrier(2), []
     hash_file = remote._hash_file
 
-    def hash_together(path: Path) -> tuple[str, int]:
+    def hash_together(path: Path, **options: bool) -> tuple[str, int]:
         names.append(path.name)
         both.wait(timeout=60)
-        found = hash_file(path)
+        found = hash_file(path, **options)
         both.wait(timeout=60)
         return found
 
@@ -127,7 +128,7 @@ def test_a_full_disk_is_told_at_once(server: FileServer, tmp_path: Path, monkeyp
     assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path)
     assert not server.asked["train-000000.tar"] and not list(tmp_path.iterdir())
 
-    def overflow(path: Path) -> tuple[str, int]:
+    def overflow(path: Path, **options: bool) -> tuple[str, int]:
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
     monkeypatch.setattr(remote, "_hash_file", overflow)
