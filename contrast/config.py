@@ -7,7 +7,6 @@ TrainConfig.from_json(config.to_json()) == config
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypedDict
@@ -24,6 +23,8 @@ from shards.numbers import check_flag, check_number, check_whole
 OPTIMIZERS = ("sgd", "lars", "adamw")
 ORDERS = ("shuffled", "streamed")
 PRECISIONS = ("float32", "bfloat16")
+FLOAT32_END = 1e38
+"""Just about; torch raises at what is beyond."""
 SEED_END = 2**63
 """What fits 64 bits with a sign."""
 
@@ -83,9 +84,9 @@ class TrainConfig:
             object.__setattr__(self, name, check_whole(name, getattr(self, name), 1))
         object.__setattr__(self, "seed", check_whole("seed", self.seed, 0, SEED_END - 1))
         for name, above, highest, such_as in (
-            ("learning_rate", True, math.inf, "0.002"),
-            ("temperature", True, math.inf, "0.1"),
-            ("weight_decay", False, math.inf, "0.05"),
+            ("learning_rate", True, FLOAT32_END, "0.002"),
+            ("temperature", True, FLOAT32_END, "0.1"),
+            ("weight_decay", False, FLOAT32_END, "0.05"),
             ("warmup", False, 1, "0.1"),
             ("mix_share", False, 1, "0.25"),
         ):
