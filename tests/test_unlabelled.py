@@ -70,5 +70,5 @@ def test_classes_and_their_weights_are_refused(dataset: Path, tmp_path: Path) ->
     for option in ("--classes=0", "--class-weights=0:3"):
         command = ["render", "--n=4", f"--out={tmp_path / 'd'}", f"--generator={program}", "--devices=cpu", option]
         result = CliRunner().invoke(synthgen.cli.main, command)
-        assert result.exit_code == 2 and "this generator has no classes: leave --class" in result.stderr
+        assert result.exit_code == 2 and "this generator has no classes: omit --class" in result.stderr
         assert len(result.stderr.splitlines()) == 1

@@ -25,7 +25,8 @@ def test_options_are_a_decision() -> None:
         "train": [
             "--shards", "--out", "--n", "--reader", "--cache", "--cache-bytes", "--beton", "--objective", "--positives",
             "--mix", "--augment", "--encoder", "--samples", "--steps", "--epochs", "--batch-size", "--accumulate",
-            "--optimizer", "--learning-rate", "--weight-decay", "--sync-batchnorm", "--temperature", "--seed",
+            "--optimizer", "--learning-rate", "--warmup", "--weight-decay", "--sync-batchnorm", "--temperature",
+            "--head-hidden-dim", "--head-dim", "--seed",
             "--precision", "--device", "--threads", "--workers", "--checkpoint-seconds", "--compile", "--tensorboard",
             "--knn-every", "--knn-data", "--knn-data-root", "--json",
         ],
@@ -35,7 +36,7 @@ def test_options_are_a_decision() -> None:
         ],
         "data": [],
         "report": ["--run", "--out", "--sheet"],
-        "compare": ["--out", "--json"],
+        "compare": ["--average", "--over", "--out", "--json"],
         "export": ["--format", "--out", "--json"],
     }  # fmt: skip
 

@@ -132,12 +132,12 @@ def test_more_shards_than_may_be_mapped(
     assert len(dataset._open) == most_open
 
 
-def test_without_a_limit_to_read_thirty_thousand_shards_may_be_mapped(
+def test_without_a_limit_to_read_half_of_the_usual_one_may_be_mapped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     monkeypatch.setattr("shards.mapping._MOST_MAPPINGS_FILE", tmp_path / "nowhere")
-    assert (allow_open_files(100_000), allow_open_files(29_999)) == (30_000, 29_999)
+    assert (allow_open_files(100_000), allow_open_files(29_999)) == (32_765, 29_999)
     (tmp_path / "limit").write_text("262144\n")
     monkeypatch.setattr("shards.mapping._MOST_MAPPINGS_FILE", tmp_path / "limit")
     assert allow_open_files(100_000) == 100_000
