@@ -132,12 +132,12 @@ class FetchedBatches(GroupBatches):
         """As GroupBatches.steps."""
         with ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="fetch") as pool:
             self._pool, self._end, self._asked = pool, last, set()
-            self._remote.cache.abandoned.clear()
             try:
                 yield from super().steps(first, last)
             finally:
                 self._pool = None
                 pool.shutdown(wait=True, cancel_futures=True)
+                self._remote.cache.abandoned.clear()
 
     def _abandon(self) -> None:
         self._remote.cache.abandoned.set()

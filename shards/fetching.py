@@ -134,12 +134,12 @@ def fetch_file(address: str, local: Path, *, most_bytes: int, abandoned: Event) 
     class Watch(Callback):  # type: ignore[misc]  # fsspec has no types
         def relative_update(self, inc: int = 1) -> None:
             super().relative_update(inc)
-            if abandoned.is_set():
+            if is_left.is_set():
                 raise AbandonedError(address)
             if self.value > most_bytes:
                 raise DamageError(f"{self.value} bytes came and more, not {most_bytes}")
 
-    failures: list[BaseException] = []
+    is_left, failures = Event(), list[BaseException]()
 
     def transfer() -> None:
         try:
@@ -153,6 +153,7 @@ def fetch_file(address: str, local: Path, *, most_bytes: int, abandoned: Event) 
     while thread.is_alive():
         thread.join(_LOOK_SECONDS)
         if abandoned.is_set():
+            is_left.set()
             raise AbandonedError(address)
     if failures:
         raise failures[0]

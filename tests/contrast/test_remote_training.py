@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import torch
 from click.testing import CliRunner
 
 from contrast.cli import main
+from contrast.readers import open_batches
+from shards import RemoteDataset
+from tests.file_server import serve_files
 from tests.object_store import serve_bucket
 
 # The server's and the client's own code.
@@ -46,3 +50,14 @@ def test_training_from_a_bucket_gives_the_weights_of_training_from_the_folder(
     assert len(list((tmp_path / "cache").glob("*.tar"))) == 3
     result = CliRunner().invoke(main, ["train", "--shards", str(groups), "--out", str(tmp_path / "here"), *OPTIONS])
     assert result.exit_code == 2 and "order: streamed in the folder, shuffled asked for" in result.stderr
+
+
+def test_who_leaves_in_mid_epoch_can_come_back(groups: Path, tmp_path: Path) -> None:
+    with serve_files(groups) as server:
+        dataset = RemoteDataset(server.address, cache=tmp_path)
+        batches = open_batches(dataset, reader="webdataset", batch_size=16, seed=0)
+        first = [batch.indices.tolist() for batch in batches.steps(0, 4)]
+        with closing(batches.steps(0, 4)) as steps:
+            assert next(steps).indices.tolist() == first[0]
+        assert [batch.indices.tolist() for batch in batches.steps(2, 4)] == first[2:]
+        assert len(dataset.batch(range(96))[1]) == 96
