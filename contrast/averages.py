@@ -25,6 +25,8 @@ class Spread:
     values: tuple[float, ...]
     digits: int
     """Behind the point, in a table."""
+    mark: str = ""
+    """Behind the number: * where a classifier of any seed did not converge."""
 
     @property
     def mean(self) -> float:
@@ -40,7 +42,7 @@ class Spread:
     def text(self) -> str:
         """As a table shows it: 54.5 ± 0.6, or 54.6 of one seed."""
         spread = f" ± {self.deviation:.{self.digits}f}" if len(self.values) > 1 else ""
-        return f"{self.mean:.{self.digits}f}{spread}"
+        return f"{self.mean:.{self.digits}f}{spread}{self.mark}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,11 @@ def average_runs(runs: Sequence[ComparedRun], differing: Sequence[str]) -> tuple
                 runs=tuple(alike),
                 settings={name: alike[0].settings.get(name) for name in names},
                 scores={
-                    key: Spread(values=tuple(cell.value for cell in found), digits=found[0].digits)
+                    key: Spread(
+                        values=tuple(cell.value for cell in found),
+                        digits=found[0].digits,
+                        mark="*" if any(cell.text.endswith("*") for cell in found) else "",
+                    )
                     for key, found in cells.items()
                 },
             )

@@ -111,7 +111,7 @@ def main() -> None:
     type=Count(),
     default="1",
     show_default=True,
-    help="Split each batch into K parts, each with its own loss: less memory, fewer images to compare with.",
+    help="Split each batch into COUNT parts, each with its own loss: less memory, fewer images to compare with.",
 )
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="adamw", show_default=True)
 @click.option(
@@ -123,8 +123,16 @@ def main() -> None:
 @click.option("--weight-decay", type=float, help="[default: 0.05 for adamw; 0.0005 for sgd; 0.000001 for lars]")
 @click.option("--sync-batchnorm", is_flag=True, help="Batch normalisation over all processes; needs GPUs.")
 @click.option("--temperature", type=float, default=0.1, show_default=True, help="Temperature of the contrastive loss.")
-@click.option("--head-hidden-dim", type=Count(), help="Width inside the projection head.  [default: 512; vicreg 2048]")
-@click.option("--head-dim", type=Count(), help="Width of its output.  [default: 128; vicreg 2048]")
+@click.option(
+    "--head-hidden-dim",
+    type=Count(),
+    help="Width inside the head; cross-entropy has none.  [default: 512; vicreg 2048]",
+)
+@click.option(
+    "--head-dim",
+    type=Count(),
+    help="Output width of the head of simclr, multi-positive, supcon and vicreg.  [default: 128; vicreg 2048]",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of initial weights, order and augmentation.")
 @click.option(
     "--precision",

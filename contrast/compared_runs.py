@@ -97,5 +97,9 @@ def _flatten(record: RunRecord) -> dict[str, JSON]:
     walk("", record.config.to_json())
     groups = record.trained_on.settings()
     del groups["class_names"]  # the recipe has the classes
+    views = groups["recipe"]["views"]
+    groups["recipe"]["num_views"] = len(views)
+    if views and all(view == views[0] for view in views):  # as they usually are
+        groups["recipe"]["views"] = views[0]
     walk("trained_on", groups)
     return flat

@@ -7,6 +7,7 @@ compare(runs, average=True, over="num_groups", out="n.png")      # seeds as one,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from shards.canonical import JSON, shorten
 from shards.console import format_table
 
 ABSENT = "–"
+_CHECKSUM = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,11 @@ class Comparison:
         lines = [f"[{number}] {name}" for number, name in enumerate(names, start=1)] if len(names) > 1 else []
         if self.average:
             lines.append("Mean ± standard deviation (n - 1) of the runs that differ in their seed alone.")
+            unscored = [run.name for one in self.averages for run in one.runs if run.scores.keys() != one.scores.keys()]
+            if unscored:
+                lines.append(f"Without some of the scores, and not in their means: {', '.join(unscored)}.")
+        if self.over is not None and (lacking := [r.name for r in self.runs if r.settings.get(self.over) is None]):
+            lines.append(f"Without {short_name(self.over)}, and not drawn: {', '.join(lacking)}.")
         lines += [
             f"Tested on {test.evaluated_on}, {test.num_classes} classes; labels from {test.trained_with}. "
             "Accuracies are top-1, in percent."
@@ -167,7 +174,7 @@ def compare(
     Args:
         out: a file whose name ends in .html, .md, .csv or .png.
         average: takes runs that differ in their seed alone as one.
-        over: a setting in which the runs differ, such as "num_groups": scores are drawn over it, seeds averaged.
+        over: a setting in which they differ, such as "num_groups": the figure has the scores over it, seeds averaged.
 
     Raises:
         ValueError: there are fewer than two, one is given twice, a folder is no run, `out` ends in something else, or
@@ -209,8 +216,10 @@ def _texts(settings: dict[str, JSON], names: Sequence[str]) -> list[str]:
 
 
 def text_of(value: Any) -> str:
-    """A setting's value, short."""
-    return ABSENT if value is None else shorten(value)
+    """A setting's value: names whole, checksums and lists short."""
+    if value is None:
+        return ABSENT
+    return value if isinstance(value, str) and not _CHECKSUM.fullmatch(value) else shorten(value)
 
 
 def _progress(run: ComparedRun) -> tuple[str, str]:

@@ -22,6 +22,7 @@ COLOURS = ("#2a78c2", "#d86a00", "#3a9a5b", "#b0413e", "#7b5ea7", "#8c6d46", "#c
 _LINES = ("-", "--", ":")
 _PANEL_INCHES = (5.6, 3.8)
 _MOST_COLUMNS = 3
+_LETTERS_OF_AN_INCH = 12
 _CONTROLS = {"pixels": ":", "random": "--"}
 
 
@@ -75,7 +76,7 @@ def draw_scores(comparison: Comparison, over: str) -> Figure:
     Raises:
         ValueError: no run has scores.
     """
-    averages = comparison.averages
+    averages = [one for one in comparison.averages if one.settings[over] is not None]
     keys = dict.fromkeys(key[:2] for one in averages for key in one.scores)
     if not keys:
         raise ValueError("no run has scores yet: there is nothing to draw (contrast eval)")
@@ -83,61 +84,70 @@ def draw_scores(comparison: Comparison, over: str) -> Figure:
     lines: dict[str, list[Average]] = {}
     for one in averages:
         lines.setdefault(canonical_json([one.settings[name] for name in others]), []).append(one)
+    places = _places([one.settings[over] for one in averages])
     figure, axes_of_panels = _panels(len(keys))
-    sources = comparison.sources
+    numbers = {source: number for number, source in enumerate(comparison.sources, start=1)}
     for axes, (source, head) in zip(axes_of_panels, keys, strict=True):
         for number, line in enumerate(lines.values()):
-            scored = sorted(
-                (one for one in line if (source, head, "trained") in one.scores),
-                key=lambda one: _place(one.settings[over]),
-            )
-            if scored:
-                spreads = [one.scores[source, head, "trained"] for one in scored]
-                label = ", ".join(f"{short_name(name)} {text_of(line[0].settings[name])}" for name in others)
+            spreads = {
+                places[canonical_json(one.settings[over])]: one.scores[source, head, "trained"]
+                for one in line
+                if (source, head, "trained") in one.scores
+            }
+            if spreads:
                 axes.errorbar(
-                    [_position(one.settings[over]) for one in scored],
-                    [spread.mean for spread in spreads],
-                    yerr=[spread.deviation for spread in spreads],
+                    sorted(spreads),
+                    [spreads[place].mean for place in sorted(spreads)],
+                    yerr=[spreads[place].deviation for place in sorted(spreads)],
                     **_style(number),
                     marker="o",
                     markersize=4,
                     capsize=3,
-                    label=label or ROW_TITLES["trained"],
+                    label=_label(line[0], others),
                 )
         for row, dashes in _CONTROLS.items():
             found = [one.scores[source, head, row] for one in averages if (source, head, row) in one.scores]
             if found:
                 level = statistics.mean(value for spread in found for value in spread.values)
                 axes.axhline(level, color="#999", linestyle=dashes, linewidth=1, label=ROW_TITLES[row])
-        _scale(axes, sorted({one.settings[over] for one in averages if _is_number(one.settings[over])}))
+        _scale(axes, [one.settings[over] for one in averages], places)
         axes.set_xlabel(short_name(over))
-        axes.set_ylabel(head if len(sources) == 1 else f"{head}, {sources[source]}")
+        axes.set_ylabel(head if len(numbers) == 1 else f"{head} [{numbers[source]}]")
     _add_legend(figure)
     return figure
 
 
-def _scale(axes: Any, values: Sequence[float]) -> None:
-    """Ticks where there are points, on a logarithmic axis where these are far apart."""
-    if not values:
-        return
-    if values[0] > 0 and values[-1] >= 8 * values[0]:
+def _label(average: Average, names: Sequence[str]) -> str:
+    """What a line is: its settings beside the one that it is drawn over."""
+    given = [(name.rpartition(".")[2], average.settings[name]) for name in names if average.settings[name] is not None]
+    return ", ".join(f"{name} {text_of(value)}" for name, value in given) or ROW_TITLES["trained"]
+
+
+def _places(values: Sequence[JSON]) -> dict[str, float]:
+    """Where values stand, by their JSON: at themselves where all are numbers, else in a row."""
+    if all(_is_number(value) for value in values):
+        return {canonical_json(value): value for value in values}
+    return {text: place for place, text in enumerate(dict.fromkeys(map(canonical_json, values)))}
+
+
+def _scale(axes: Any, values: Sequence[JSON], places: dict[str, float]) -> None:
+    """Ticks where there are points, on a logarithmic axis where these are numbers far apart."""
+    texts = {places[canonical_json(value)]: _tick(value) for value in values}
+    ticks = sorted(texts)
+    if all(_is_number(value) for value in values) and ticks[0] > 0 and ticks[-1] >= 8 * ticks[0]:
         axes.set_xscale("log")
         axes.minorticks_off()
-    labels = [format_count(value) if isinstance(value, int) else f"{value:g}" for value in values]
-    axes.set_xticks(values, labels)
+    axes.set_xticks(ticks, [texts[tick] for tick in ticks])
+
+
+def _tick(value: JSON) -> str:
+    if not _is_number(value):
+        return text_of(value)
+    return format_count(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _is_number(value: JSON) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _position(value: JSON) -> Any:
-    return value if _is_number(value) else text_of(value)
-
-
-def _place(value: JSON) -> tuple[bool, Any]:
-    """What values are sorted by: numbers first, by size."""
-    return (False, value) if _is_number(value) else (True, text_of(value))
 
 
 def _style(number: int) -> dict[str, str]:
@@ -163,5 +173,6 @@ def _add_legend(figure: Figure) -> None:
     for axes in figure.axes:
         found, labels = axes.get_legend_handles_labels()
         handles |= {label: handle for label, handle in zip(labels, found, strict=True) if label not in handles}
-    columns = min(len(handles), 2 * min(len(figure.axes), _MOST_COLUMNS))
+    fitting = int(figure.get_figwidth() * _LETTERS_OF_AN_INCH // (max(map(len, handles), default=1) + 8))
+    columns = max(1, min(len(handles), fitting))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)

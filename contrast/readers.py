@@ -136,8 +136,10 @@ class FetchedBatches(GroupBatches):
                 yield from super().steps(first, last)
             finally:
                 self._pool = None
-                pool.shutdown(wait=True, cancel_futures=True)
-                self._remote.cache.abandoned.clear()
+                try:
+                    pool.shutdown(wait=True, cancel_futures=True)
+                finally:
+                    self._remote.cache.abandoned.clear()
 
     def _abandon(self) -> None:
         self._remote.cache.abandoned.set()

@@ -94,9 +94,11 @@ class TrainedOn:
         Raises:
             KeyError, TypeError: a field is missing, or not as it was written.
         """
+        if not isinstance(data["class_names"], dict):
+            raise TypeError(f"class_names is {shorten(data['class_names'])}")
         return cls(
             groups=SeenGroups.from_json(data),
-            class_names=dict(data["class_names"]),
+            class_names=data["class_names"],
             real=None if data["real"] is None else SeenGroups.from_json(data["real"]),
             shard_size=data["shard_size"],
             num_processes=data["num_processes"],

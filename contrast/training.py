@@ -126,7 +126,9 @@ def run_steps(
         if config.positives != "tz" and before.get("compiled", options.compile) != options.compile:
             progress.note("note: --compile is not as before: last bits differ from those of an undisturbed run")
         if before.get("num_processes", place.world_size) != place.world_size:
-            progress.note("note: the number of processes is not as before: another run than an undisturbed one")
+            progress.note(
+                "note: the number of processes is not as before: the result differs from that of an undisturbed run"
+            )
 
     # ------------------------------------------------------------------------------------------------------------------
     # The steps

@@ -91,7 +91,7 @@ def _body(manifest: Manifest) -> str:
         (
             "images",
             f"{manifest.num_groups * manifest.num_images:,} "
-            f"(one anchor and {format_things(recipe.num_views, 'view') if recipe.views else 'no view'} a group)",
+            f"(one anchor and {format_things(recipe.num_views, 'view') if recipe.views else 'no views'} per group)",
         ),
         ("size", f"{format_bytes(manifest.total_bytes)} in {_shards(manifest)}"),
         ("source", f"`{canonical_json(recipe.source)}`"),

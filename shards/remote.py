@@ -28,7 +28,7 @@ import numpy as np
 from shards.atomic import flush_folder, naming, remove_dead_temporary_files, temporary_path
 from shards.dataset import GroupDataset
 from shards.errors import DamageError
-from shards.fetching import AbandonedError, fetch_file, read_address, retrying
+from shards.fetching import AbandonedError, fetch_file, open_filesystem, read_address, retrying
 from shards.inspection import measure_members
 from shards.manifest import DATA_FOLDER, MANIFEST_NAME, ShardRecord, group_key, parse_manifest
 from shards.mapping import MappedShard, map_file, narrow_index
@@ -117,10 +117,10 @@ class ShardCache:
         try:
             if path.stat().st_size != record.bytes:
                 return False
-        except FileNotFoundError:
+            if record.sha256 not in self._sound and _hash_file(path)[0] == record.sha256:
+                self._sound.add(record.sha256)
+        except FileNotFoundError:  # or another process dropped it just now
             return False
-        if record.sha256 not in self._sound and _hash_file(path)[0] == record.sha256:
-            self._sound.add(record.sha256)
         return record.sha256 in self._sound
 
     def _fetch(self, address: str, record: ShardRecord, path: Path) -> None:
@@ -144,10 +144,11 @@ class ShardCache:
                 self._is_swept = True
             if shutil.disk_usage(self.folder).free < record.bytes:
                 raise OSError(errno.ENOSPC, f"No room for a shard of {format_bytes(record.bytes)}", str(self.folder))
+        filesystem, remote_path = open_filesystem(address)
         temporary = temporary_path(path)
 
         def fetch() -> None:
-            fetch_file(address, temporary, most_bytes=record.bytes, abandoned=self.abandoned)
+            fetch_file(filesystem, remote_path, temporary, most_bytes=record.bytes, abandoned=self.abandoned)
             digest, size = _hash_file(temporary, flush=True)
             if digest != record.sha256:
                 raise DamageError(

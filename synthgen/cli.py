@@ -102,7 +102,7 @@ def main() -> None:
 )
 @click.option("--radius", type=float, help="ball: longest step, in the unit of --std.  [default: 0.3]")
 @click.option("--degrees", type=float, help="angular: largest angle; drawn from 0 up to it.  [default: 20]")
-@click.option("--strength", type=float, help="steer: largest alpha; drawn between its negative and it.  [default: 1]")
+@click.option("--strength", type=float, help="steer: largest alpha; drawn from -STRENGTH to STRENGTH.  [default: 1]")
 @click.option("--edits", help="steer: which walks, such as zoom,brightness.  [default: all in the file]")
 @click.option(
     "--walks", type=click.Path(path_type=Path), help="steer: file of `synthgen steer train`.  [default: built-in]"
@@ -125,7 +125,7 @@ def main() -> None:
     "--compile/--no-compile",
     default=None,
     help="Fuse the forward passes with torch.compile: 1.5 times as fast on a CPU with AMX (elsewhere compare with "
-    "--dry-run), but half a minute to start, and other last bits; fixed for a dataset.  [default: no]",
+    "--dry-run), but half a minute to start, and the last bits differ; fixed for a dataset.  [default: no]",
 )
 @click.option("--task-index", type=int, help="Render one task's shards only, from 0 on.  [default: a Slurm array's]")
 @click.option("--task-count", type=int, help="Number of tasks that the job is split into.  [default: a Slurm array's]")

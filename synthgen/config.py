@@ -130,7 +130,7 @@ class RenderConfig:
             of_views = ("views", "std", "radius", "degrees", "strength", "edits", "walks", "directions")
             given = [name for name in of_views if getattr(self, name) != self.__dataclass_fields__[name].default]
             if given:
-                raise ValueError(f"num-views 0: without views there is no {given[0]}; omit --{given[0]}")
+                raise ValueError(f"num-views 0: there are no views to make; omit --{given[0]}")
         for name in ("store_latents", "compile"):
             if getattr(self, name) is not None:
                 check_flag(name, getattr(self, name))

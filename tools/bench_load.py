@@ -161,7 +161,7 @@ def run_benchmark(task: LoadTask, *, quality: int, workers: tuple[int, ...], rep
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# measuring.Program
+# Program
 
 main = measuring.Program()
 

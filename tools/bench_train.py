@@ -195,7 +195,7 @@ def run_benchmark(task: TrainTask, *, repeats: int) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# measuring.Program
+# Program
 
 main = measuring.Program()
 

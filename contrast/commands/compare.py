@@ -18,11 +18,13 @@ from shards.console import echo_json, examples, json_option
     )
 )
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--average", is_flag=True, help="Runs that differ in their seed alone as one: mean ± standard deviation.")
+@click.option(
+    "--average", is_flag=True, help="Show runs that differ only in their seed as one row: mean ± standard deviation."
+)
 @click.option(
     "--over",
     metavar="SETTING",
-    help="Draw the scores over a setting in which the runs differ, such as num_groups; implies --average.",
+    help="Let the figure of --out show the scores over a setting, such as num_groups; implies --average.",
 )
 @click.option(
     "--out",
@@ -32,7 +34,7 @@ from shards.console import echo_json, examples, json_option
 )
 @json_option
 def compare(runs: tuple[Path, ...], average: bool, over: str | None, out: Path | None, as_json: bool) -> None:
-    """Print RUNS side by side, and draw their curves.
+    """Print RUNS side by side, and draw their curves or scores.
 
     The table has the settings in which the runs differ, and their steps, losses and scores.
     """

@@ -20,7 +20,7 @@ FOLDER = click.Path(path_type=Path)
     )
 )
 @click.argument("run", type=FOLDER)
-@click.option("--format", required=True, type=click.Choice(EXPORT_FORMATS), help="See above.")
+@click.option("--format", required=True, type=click.Choice(EXPORT_FORMATS), help="Described above.")
 @click.option("--out", required=True, type=FOLDER, help="File to write; its card goes beside it, with .json added.")
 @json_option
 def export(run: Path, format: str, out: Path, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from contrast.evaluation.results import ROW_TITLES, Evaluation, GroupScores, TestScores
 from shards.console import format_table
+from shards.quantities import format_things
 
 
 class Cell(NamedTuple):
@@ -87,7 +88,7 @@ def source_of_groups(groups: GroupScores) -> Source:
     return (
         f"groups of {groups.dataset}",
         f"groups {_range_of(groups)}",
-        f"{groups.num_images} images each",
+        format_things(groups.num_images, "image") + " each",
         f"recipe {groups.recipe_id[:12]}",
     )
 
@@ -115,7 +116,9 @@ def format_tables(evaluation: Evaluation) -> str:
         blocks.append("\n".join(lines))
     if evaluation.groups is not None:
         groups = evaluation.groups
-        lines = [f"groups      {_range_of(groups)} of {groups.dataset}, {groups.num_images} images each"]
+        lines = [
+            f"groups      {_range_of(groups)} of {groups.dataset}, {format_things(groups.num_images, 'image')} each"
+        ]
         lines += [f"note        {note}" for note in groups.notes]
         lines += ["", *_format_columns("", list(groups.scores), columns_of_groups(groups))]
         blocks.append("\n".join(lines))

@@ -27,14 +27,14 @@ _LOOKS_ALONE = 150
 @click.option(
     "--watch",
     is_flag=True,
-    help="Look again every two seconds, until the dataset is finished, or no worker was running for five minutes.",
+    help="Look again every two seconds, until the dataset is finished, or no worker has been running for five minutes.",
 )
 @json_option
 def status_command(directory: Path, watch: bool, as_json: bool) -> None:
     """Show the progress of the render in DIR, and what failed.
 
     Shards, rate, time left and failures, from what the workers leave in the folder: any machine that sees it can ask.
-    With --watch, --json prints one object a line, and a render without workers ends it with exit code 1.
+    With --watch, --json prints one object a line, and where no worker runs any more, the command exits with code 1.
     """
     looks_alone = 0
     while True:
@@ -44,7 +44,7 @@ def status_command(directory: Path, watch: bool, as_json: bool) -> None:
             return
         looks_alone = looks_alone + 1 if state.state == "stopped" else 0
         if looks_alone > _LOOKS_ALONE:
-            raise OneLineError("no worker was running for five minutes: nothing to watch", 1)
+            raise OneLineError("no worker has been running for five minutes: nothing to watch", 1)
         time.sleep(_WATCH_SECONDS)
 
 

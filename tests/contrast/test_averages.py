@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from contrast.curves import draw_comparison
 from contrast.evaluation.scoring import evaluate_run
 from contrast.run_options import RunOptions
 from contrast.training import train_encoder
+from shards.recipe import Recipe
 
 KNN = {  # by objective, groups and seed
     ("simclr", 8): {0: 40.0, 1: 42.5, 2: 41.0},
@@ -114,8 +116,42 @@ def test_scores_are_drawn_over_a_setting(runs: dict[tuple[str, int, int], Path])
     assert levels["raw pixels"] == 31 and levels["untrained encoder"] == pytest.approx(
         np.mean([20, 21, 22, 20, 21, 20])
     )
-    words = drawn(compare(list(runs.values()), over="objective"))
-    assert words["num_groups 64"][0] == ["simclr", "supcon"] and words["num_groups 8"][0] == ["simclr"]
+    words = compare(list(runs.values()), over="objective")
+    assert (drawn(words)["num_groups 64"][0], drawn(words)["num_groups 8"][0]) == ([0, 1], [0])
+    (axes,) = draw_comparison(words).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["simclr", "supcon"]
+
+
+def change(run: Path, copy: Path, **recipe: Any) -> Path:
+    """A copy of a run that says that it learnt from another recipe."""
+    shutil.copytree(run, copy)
+    record = json.loads((copy / "config.json").read_text())
+    record["trained_on"]["recipe"] |= recipe
+    record["trained_on"]["recipe_id"] = Recipe.from_json(record["trained_on"]["recipe"]).id
+    (copy / "config.json").write_text(json.dumps(record))
+    return copy
+
+
+def test_views_that_are_alike_are_one_setting_and_runs_without_it_are_not_drawn(
+    runs: dict[tuple[str, int, int], Path], tmp_path: Path
+) -> None:
+    run = runs["simclr", 8, 0]
+    stds = [change(run, tmp_path / f"std{std}", views=[{"policy": "gaussian", "std": std}] * 3) for std in (0.1, 0.3)]
+    ball = change(run, tmp_path / "ball", views=[{"policy": "ball", "radius": 0.2}] * 3)
+    none = change(run, tmp_path / "none", views=[])
+    assert compare(stds).differing == ("trained_on.recipe.views.std",)
+    comparison = compare([*stds, ball], over="std")
+    assert drawn(comparison) == {"policy gaussian": ([0.1, 0.3], [40.0, 40.0], [0.0, 0.0])}
+    assert "Without recipe.views.std, and not drawn: ball." in str(comparison)
+    places = [line[0] for line in drawn(compare([*stds, none], over="num_views")).values()]
+    assert sorted(places) == [[0], [3], [3]]
+
+
+def test_values_that_look_alike_stand_apart(runs: dict[tuple[str, int, int], Path], tmp_path: Path) -> None:
+    run = runs["simclr", 8, 0]
+    lists = [change(run, tmp_path / str(last), classes=[*range(30), last]) for last in (30, 31)]
+    (line,) = drawn(compare(lists, over="classes")).values()
+    assert line[0] == [0, 1]
 
 
 def test_every_score_goes_into_a_table_for_programs(runs: dict[tuple[str, int, int], Path], tmp_path: Path) -> None:

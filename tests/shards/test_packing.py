@@ -94,7 +94,7 @@ def test_groups_are_the_images_of_the_training_part(photos: Path, tmp_path: Path
     report = shards.verify(tmp_path / "d")
     assert report.ok and report.images == 51
     card = (tmp_path / "d" / "README.md").read_text()
-    assert "- synthetic" not in card and "one anchor and no view a group" in card
+    assert "- synthetic" not in card and "one anchor and no views per group" in card
     assert ("source kind", "images") in shards.info(tmp_path / "d").rows()
     assert shards.preview(tmp_path / "d", out=tmp_path / "sheet.png").exists()
 

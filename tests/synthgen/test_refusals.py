@@ -57,7 +57,7 @@ def refused(result: Result, *words: str, exit_code: int = 2) -> None:
         (["--truncation=1.5"], ["truncation 1.5", "above 0 and at most 1"]),
         (["--truncation=nan"], ["truncation nan"]),
         (["--num-views=65"], ["num-views 65", "from 0 to 64"]),
-        (["--num-views=0", "--std=0.5"], ["num-views 0: without views there is no std; omit --std"]),
+        (["--num-views=0", "--std=0.5"], ["num-views 0: there are no views to make; omit --std"]),
         (["--classes=0,99"], ["no class 99", "0 to 9"]),
         (["--classes=cats.txt"], ["cats.txt", "existing file"]),
         (["--seed=-1"], ["seed -1"]),

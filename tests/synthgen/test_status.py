@@ -152,7 +152,9 @@ def test_watching_a_render_that_nobody_works_on_ends(
     looks: list[float] = []
     monkeypatch.setattr(synthgen.commands.status, "time", SimpleNamespace(sleep=looks.append))
     result = CliRunner().invoke(main, ["status", str(out), "--watch"])
-    assert result.exit_code == 1 and len(looks) == 150 and "no worker was running for five minutes" in result.stderr
+    assert (
+        result.exit_code == 1 and len(looks) == 150 and "no worker has been running for five minutes" in result.stderr
+    )
     assert result.stdout.count("no worker is running: run the same synthgen render again to resume") == 151
 
 
