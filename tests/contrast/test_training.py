@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,6 +117,29 @@ def test_a_run_of_another_format_is_not_read(groups: Path, tmp_path: Path, confi
     (run / "config.json").write_text(json.dumps({**record, "format": record["format"] - 1}))
     with pytest.raises(ValueError, match=r"config\.json is of format 1, this version reads 2: use the version"):
         train_encoder(config, shards=groups, out=run, options=QUIET)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"class_names": "abc"},
+        {"num_groups": "many"},
+        {"recipe": {}},
+        {"recipe_id": "0" * 64},
+        {"real": 5},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_a_run_says_of_its_groups_is_damage_where_it_was_altered(
+    groups: Path, tmp_path: Path, config: TrainConfig, change: dict[str, Any]
+) -> None:
+    run = tmp_path / "run"
+    train_encoder(dataclasses.replace(config, steps=1), shards=groups, out=run, options=QUIET)
+    record = json.loads((run / "config.json").read_text())
+    record["trained_on"] |= change
+    (run / "config.json").write_text(json.dumps(record))
+    with pytest.raises(DamageError, match=r"config\.json was altered \(TypeError: .*restore it or train again"):
+        read_run(run)
 
 
 def _stop_after(steps: int) -> Callable[..., bool]:

@@ -106,6 +106,24 @@ def test_a_shard_that_another_process_drops_meanwhile_comes_again(
     assert dropped and server.asked["train-000000.tar"] == 2
 
 
+def test_a_shard_that_another_process_drops_while_it_is_looked_at_comes_again(
+    server: FileServer, shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    RemoteDataset(server.address, cache=tmp_path).fetch([0])
+    hash_file, dropped = remote._hash_file, []
+
+    def drop_and_hash(path: Path, **options: bool) -> tuple[str, int]:
+        if not dropped:
+            dropped.append(path)
+            path.unlink()
+        return hash_file(path, **options)
+
+    monkeypatch.setattr(remote, "_hash_file", drop_and_hash)
+    there = RemoteDataset(server.address, cache=tmp_path)
+    assert np.array_equal(there.images(0), GroupDataset(shared_dataset).images(0))
+    assert dropped and server.asked["train-000000.tar"] == 2
+
+
 def test_somebody_elses_cache_can_be_read(
     shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
