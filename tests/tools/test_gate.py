@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from shards.cifar10 import SHA256, sha256_of
+
 
 def test_the_order_is_asked_of_every_seed() -> None:
     right = {"supcon": [60.0, 61.0], "simclr": [50.0, 49.0], "no-jitter": [42.0, 43.0], "random": [33.0, 34.0]}
@@ -39,8 +41,9 @@ def tiny_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         labels = (np.arange(count) % 10).astype(np.uint8)
         waves = np.sin(np.arange(32) * (0.3 + 0.25 * labels[:, None]))[:, None, :, None]
         pixels = 128 + 80 * waves + rng.normal(0, 20, (count, 32, 32, 3))
-        np.save(folder / f"{split}-images.npy", pixels.clip(0, 255).astype(np.uint8))
-        np.save(folder / f"{split}-labels.npy", labels)
+        for kind, array in (("images", pixels.clip(0, 255).astype(np.uint8)), ("labels", labels)):
+            np.save(folder / f"{split}-{kind}.npy", array)
+            monkeypatch.setitem(SHA256, f"{split}-{kind}", sha256_of(array))
     monkeypatch.setattr(gate.contrast.data, "cifar10", lambda *, out: None)
     return folder
 
